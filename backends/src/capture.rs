@@ -1,0 +1,116 @@
+//! What flows out of a target: pieces of an item's address space, each address once, in any order.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::{BackendError, Item};
+
+/// Pieces begin and end on a multiple of this, or at the end of the item. In bytes.
+pub const GRAIN: u64 = 4096;
+
+/// The stream of one item. Bounded, so a slow writer holds the reader and memory stays small.
+pub type PieceStream = mpsc::Receiver<Result<Piece, BackendError>>;
+
+/// One item on its way out.
+#[derive(Debug)]
+pub struct Capture {
+    /// Which item this is.
+    pub item: Item,
+    /// The method that takes it, as the manifest names it.
+    pub method: &'static str,
+    /// Length of the item's address space in bytes. Pieces lie inside, and the writer names what never came.
+    pub len: u64,
+    /// What of the address space is there, for formats that store ranges only. Ascending, apart, aligned to [`GRAIN`].
+    pub regions: Vec<Region>,
+    /// How well the whole of it belongs to one instant.
+    pub consistency: Consistency,
+    /// The guest (or its host) is held until this stream has been read to its end.
+    pub holds_guest: bool,
+    /// Facts of this item at its instant: registers of the CPUs, the block graph … into the manifest as it is.
+    pub facts: serde_json::Value,
+    /// The pieces.
+    pub pieces: PieceStream,
+}
+
+/// Part of an item's address space that the target says is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// First byte.
+    pub at: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// What the hypervisor calls it: `pc.ram`.
+    pub name: String,
+}
+
+/// A part of an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// These bytes are at `at`.
+    Data {
+        /// Address of the first byte.
+        at: u64,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// The source says that these bytes are there and are all zero. Content, not a gap.
+    Zero {
+        /// Address of the first byte.
+        at: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// Nothing is known here, and this is why.
+    Gap {
+        /// Address of the first byte.
+        at: u64,
+        /// Length in bytes.
+        len: u64,
+        /// Why there is nothing.
+        why: Why,
+    },
+    /// Bytes that belong to no address: the next part of a small file kept beside the image (device state).
+    Aside {
+        /// Name of the file, chosen by the backend, never by the guest.
+        name: &'static str,
+        /// Appended to what came before under this name.
+        bytes: Bytes,
+    },
+}
+
+/// Why a range holds nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// Never written: the disk has no block here. Reads as zeros.
+    Sparse,
+    /// No memory at this physical address.
+    NotRam,
+    /// It is there and could not be read. The only reason that makes an exhibit partial.
+    Unreadable(String),
+}
+
+/// How well all bytes of a capture belong to one instant, best first. Names after Ottmann, Breitinger and Freiling,
+/// "Defining atomicity (and integrity) for snapshots of storage in forensic computing", 2022.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Consistency {
+    /// Nothing moved while it was read.
+    Instantaneous,
+    /// The guest ran on, and each byte was kept as it was at the instant before it could change (copy before write).
+    QuasiInstantaneous,
+    /// The guest ran on and bytes were read at different times.
+    Live,
+}
+
+impl Consistency {
+    /// The name in manifests and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Instantaneous => "instantaneous",
+            Self::QuasiInstantaneous => "quasi-instantaneous",
+            Self::Live => "live",
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Talks to hypervisors and clouds. One contract, one file or folder for each of them, and no knowledge of cases,
+//! images or analyzers.
+//!
+//! A [`Backend`] connects to a [`Host`]; a host opens a [`Target`]; a target fixes one instant for the [`Item`]s asked
+//! for and hands out one [`Capture`] each, a stream of [`Piece`]s. Abilities a target may lack ([`Freeze`]) are `None`,
+//! known before work starts, never a panic on the way.
+
+mod capture;
+mod error;
+pub mod fake;
+pub mod file;
+mod journal;
+#[cfg(feature = "qemu")]
+pub mod qemu;
+mod target;
+mod uri;
+pub mod wire;
+
+pub use capture::{Capture, Consistency, GRAIN, Piece, PieceStream, Region, Why};
+pub use error::{BackendError, Kind};
+pub use journal::{ActId, Forgetful, Journal, Undo};
+pub use target::{
+    Backend, Clocks, Facts, Finding, Finished, Freeze, Host, How, Item, ItemKind, Method, Pause, Plan, PlannedItem,
+    Stall, Target, TargetSummary,
+};
+pub use uri::Uri;
+pub use wire::{NoLog, WireEntry, WireLog};
+
+/// Every backend there is. The scheme of an address chooses; the order is that of the help text.
+pub static ALL: &[&dyn Backend] = &[
+    #[cfg(feature = "qemu")]
+    &qemu::Qemu,
+    &file::File,
+    &fake::Fake,
+];
+
+/// The backend for an address.
+pub fn for_uri(uri: &Uri) -> Result<&'static dyn Backend, BackendError> {
+    ALL.iter().copied().find(|backend| backend.scheme() == uri.scheme).ok_or_else(|| {
+        let known: Vec<_> = ALL.iter().map(|backend| backend.scheme()).collect();
+        BackendError::caller("choose a backend", uri.to_string(), format!("no backend is called `{}`", uri.scheme))
+            .advise(format!("known schemes: {}", known.join(", ")))
+    })
+}

@@ -1,0 +1,40 @@
+//! Transports under the backends, and the log of everything said over them.
+
+#[cfg(feature = "qemu")]
+pub mod nbd;
+#[cfg(feature = "qemu")]
+pub mod qmp;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// One exchange with a hypervisor, as `wire.jsonl` keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireEntry {
+    /// When it was sent.
+    pub sent: Timestamp,
+    /// When the answer was complete, if one came.
+    pub answered: Option<Timestamp>,
+    /// What was said, as sent. Secrets never get here: types that hold them do not print them.
+    pub said: String,
+    /// Length of the answer in bytes.
+    pub answer_len: u64,
+    /// Digest of the answer: `sha256:…` for messages, `blake3:…` for streams of bulk data.
+    pub answer_digest: String,
+    /// The answer was an error, with these words.
+    pub error: Option<String>,
+}
+
+/// Where exchanges are written down.
+pub trait WireLog: Send + Sync {
+    /// Writes one down. Must not fail: a log that cannot be kept is said at the end by whoever keeps it.
+    fn entry(&self, entry: WireEntry);
+}
+
+/// A log that forgets: for verbs that seal nothing, and for tests.
+#[derive(Debug, Default)]
+pub struct NoLog;
+
+impl WireLog for NoLog {
+    fn entry(&self, _entry: WireEntry) {}
+}

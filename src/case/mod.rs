@@ -1,0 +1,5 @@
+//! A case: a folder of sealed exhibits with one custody log.
+
+mod error;
+
+pub use error::CaseError;
