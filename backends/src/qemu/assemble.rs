@@ -19,7 +19,7 @@ const REST_MAX: u64 = 64 << 20;
 
 /// What was seen of a stream.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Seen {
+pub(super) struct Seen {
     /// Length of the stream in bytes.
     pub len: u64,
     /// Pages of blocks that answer at no address of the image.
@@ -27,7 +27,7 @@ pub struct Seen {
 }
 
 /// Takes a stream's pages and sends pieces.
-pub struct Assembler {
+pub(super) struct Assembler {
     map: Arc<MemoryMap>,
     /// For each block of the stream the ranges of the map that it fills, as indexes.
     places: Vec<Vec<usize>>,
@@ -44,7 +44,7 @@ pub struct Assembler {
 
 impl Assembler {
     /// Pages go to `to`; `armed` is told when the instant is fixed.
-    pub fn new(map: Arc<MemoryMap>, to: mpsc::Sender<Result<Piece, BackendError>>, armed: oneshot::Sender<()>) -> Self {
+    pub(super) fn new(map: Arc<MemoryMap>, to: mpsc::Sender<Result<Piece, BackendError>>, armed: oneshot::Sender<()>) -> Self {
         Self {
             map,
             places: Vec::new(),
@@ -61,7 +61,7 @@ impl Assembler {
     }
 
     /// Sends what is still held back. Answers what was seen and the BLAKE3 digest of the stream.
-    pub fn finish(&mut self) -> Result<(Seen, String), StreamError> {
+    pub(super) fn finish(&mut self) -> Result<(Seen, String), StreamError> {
         self.flush_data()?;
         self.flush_zero()?;
         Ok((self.seen, self.digest.finalize().to_hex().to_string()))

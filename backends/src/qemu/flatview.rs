@@ -199,7 +199,8 @@ FlatView #3
     #[test]
     fn firmware_above_a_small_guests_memory_does_not_stretch_the_image() {
         let small = PC.replace("00000000bfffffff", "0000000007ffffff");
-        let small: String = small.lines().filter(|l| !l.contains("0000000100000000")).fold(String::new(), |t, l| t + l + "\n");
+        let small: String =
+            small.lines().filter(|l| !l.contains("0000000100000000")).fold(String::new(), |t, l| t + l + "\n");
         let map = MemoryMap::parse(&small, &main_memory()).unwrap();
         assert_eq!(map.len, 128 << 20);
         assert_eq!(map.left_out.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["vga.vram", "pc.bios"]);
@@ -211,7 +212,8 @@ FlatView #3
         assert!(MemoryMap::parse(PC, &["other".to_owned()]).is_err());
         let overlapping = PC.replace("00000000fd000000", "00000000b0000000");
         assert!(MemoryMap::parse(&overlapping, &main_memory()).is_err());
-        let backwards = PC.replace("-000000000009ffff", "-0000000000000000").replace("0000000000000000-", "0000000000000009-");
+        let backwards =
+            PC.replace("-000000000009ffff", "-0000000000000000").replace("0000000000000000-", "0000000000000009-");
         assert!(MemoryMap::parse(&backwards, &main_memory()).is_ok());
     }
 

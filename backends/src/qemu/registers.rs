@@ -36,9 +36,9 @@ fn registers_of_line(line: &str, cpu: &mut Map<String, Value>) {
     for word in line.split_whitespace() {
         let Some((label, value)) = word.split_once('=') else { continue };
         let name = match label {
-            "CR0" | "CR2" | "CR3" | "CR4" | "EFER" | "RIP" | "EIP" | "RSP" | "ESP" => label.to_ascii_lowercase(),
-            // arm64: the text of the architecture names few system registers; these are they.
-            "PC" | "SP" | "PSTATE" => label.to_ascii_lowercase(),
+            "CR0" | "CR2" | "CR3" | "CR4" | "EFER" | "RIP" | "EIP" | "RSP" | "ESP" | "PC" | "SP" | "PSTATE" => {
+                label.to_ascii_lowercase()
+            }
             _ => continue,
         };
         cpu.insert(name, hex(Some(value)));

@@ -26,7 +26,6 @@ const VERSION: u32 = 3;
 const SECTION_START: u8 = 0x01;
 const SECTION_PART: u8 = 0x02;
 const SECTION_END: u8 = 0x03;
-const SECTION_FULL: u8 = 0x04;
 const SUBSECTION: u8 = 0x05;
 const CONFIGURATION: u8 = 0x07;
 const COMMAND: u8 = 0x08;
@@ -86,7 +85,8 @@ pub trait Sink {
 /// Reads a stream to its end. `page_bits`: log2 of the target's page size, 12 unless the stream says otherwise.
 pub fn read(from: impl Read, sink: &mut dyn Sink) -> Result<(), StreamError> {
     let mut reader = Reader { from, buffer: vec![0; BUFFER], start: 0, end: 0, base: 0, ended: false };
-    let mut state = State { blocks: Vec::new(), by_name: HashMap::new(), ram: None, current: None, page: 4096, armed: false };
+    let mut state =
+        State { blocks: Vec::new(), by_name: HashMap::new(), ram: None, current: None, page: 4096, armed: false };
     let magic = reader.u32(sink, "the magic")?;
     if magic != MAGIC {
         return Err(reader.corrupt("the magic QEVM", format!("{magic:#010x}")));
@@ -103,7 +103,7 @@ pub fn read(from: impl Read, sink: &mut dyn Sink) -> Result<(), StreamError> {
             }
             COMMAND => {
                 let header = reader.take(sink, 5, "a command")?;
-                let len = header.get(3..5).map_or(0, |b| usize::from(u16::from_be_bytes([b[0], b[1]])));
+                let len = header.iter().skip(3).fold(0, |n, b| n << 8 | usize::from(*b));
                 reader.skip(sink, len, "a command")?;
             }
             CONFIGURATION => state.configuration(&mut reader, sink)?,
@@ -159,12 +159,19 @@ impl State {
                 }
             }
             "configuration/uuid" => reader.skip(sink, 16, "the UUID")?,
-            other => return Err(reader.corrupt("a known part of the configuration", other.escape_default().to_string())),
+            other => {
+                return Err(reader.corrupt("a known part of the configuration", other.escape_default().to_string()));
+            }
         }
         Ok(())
     }
 
-    fn ram_section<R: Read>(&mut self, kind: u8, reader: &mut Reader<R>, sink: &mut dyn Sink) -> Result<(), StreamError> {
+    fn ram_section<R: Read>(
+        &mut self,
+        kind: u8,
+        reader: &mut Reader<R>,
+        sink: &mut dyn Sink,
+    ) -> Result<(), StreamError> {
         reader.skip(sink, 1, "a section")?;
         let id = reader.u32(sink, "a section's number")?;
         if kind == SECTION_START {
@@ -207,13 +214,22 @@ impl State {
                 let bytes = reader.take(sink, page, "a page")?;
                 sink.page(block, offset, bytes)?;
             }
-            _ => return Err(reader.corrupt("a page, a zero page or the end of the section", format!("flags {flags:#x}"))),
+            _ => {
+                return Err(
+                    reader.corrupt("a page, a zero page or the end of the section", format!("flags {flags:#x}"))
+                );
+            }
         }
         Ok(true)
     }
 
     /// The list of blocks, of `total` bytes together.
-    fn announce<R: Read>(&mut self, total: u64, reader: &mut Reader<R>, sink: &mut dyn Sink) -> Result<(), StreamError> {
+    fn announce<R: Read>(
+        &mut self,
+        total: u64,
+        reader: &mut Reader<R>,
+        sink: &mut dyn Sink,
+    ) -> Result<(), StreamError> {
         let mut left = total;
         while left > 0 {
             let name = reader.name(sink)?;
@@ -329,13 +345,11 @@ impl<R: Read> Reader<R> {
     fn name(&mut self, sink: &mut dyn Sink) -> Result<String, StreamError> {
         let len = self.take(sink, 1, "the length of a name")?.first().copied().unwrap_or(0);
         let bytes = self.take(sink, usize::from(len), "a name")?;
-        match std::str::from_utf8(bytes) {
-            Ok(name) => Ok(name.to_owned()),
-            Err(_) => {
-                let found = format!("{:?}", bytes.escape_ascii().to_string());
-                Err(self.corrupt("a name in UTF-8", found))
-            }
+        if let Ok(name) = std::str::from_utf8(bytes) {
+            return Ok(name.to_owned());
         }
+        let found = bytes.escape_ascii().to_string();
+        Err(self.corrupt("a name in UTF-8", found))
     }
 
     fn rest(&mut self, sink: &mut dyn Sink) -> Result<(), StreamError> {
@@ -346,9 +360,12 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECTION_FULL: u8 = 0x04;
 
     #[derive(Default)]
     struct Kept {

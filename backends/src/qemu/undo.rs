@@ -22,8 +22,8 @@ const JOB_TIME: Duration = Duration::from_secs(60);
 pub(super) enum QemuUndo {
     /// Put the run state back: `running` or not.
     RunState { running: bool },
-    /// Give the VM free for other runs.
-    Release,
+    /// Give the VM free for other runs, if it is still this holder that has it.
+    Release { holder: String },
     /// Set a migration capability back.
     Capability { name: String, on: bool },
     /// Set the bandwidth of migrations back, in bytes a second.
@@ -54,7 +54,8 @@ impl QemuUndo {
 
     /// Reads what a journal kept. The journal may be forged: only what impound itself could have made is accepted.
     pub(super) fn from_journal(undo: &Undo) -> Result<Self, BackendError> {
-        let refuse = |why: String| BackendError::corrupt("read the journal", &undo.say, "an act", "one of impound's", why);
+        let refuse =
+            |why: String| BackendError::corrupt("read the journal", &undo.say, "an act", "one of impound's", why);
         let read: Self = serde_json::from_value(undo.how.clone()).map_err(|e| refuse(e.to_string()))?;
         let name = match &read {
             Self::NamedFd { name } | Self::Node { name } => name,
@@ -71,7 +72,7 @@ impl QemuUndo {
         match self {
             Self::RunState { running: true } => "let the guest run again".to_owned(),
             Self::RunState { running: false } => "keep the guest stopped, as it was found".to_owned(),
-            Self::Release => "give the VM free for other runs".to_owned(),
+            Self::Release { .. } => "give the VM free for other runs".to_owned(),
             Self::Capability { name, on } => format!("set migration capability {name} back to {on}"),
             Self::Bandwidth { max } => format!("set migration bandwidth back to {max} B/s"),
             Self::Migration => "end the memory snapshot".to_owned(),
@@ -89,7 +90,7 @@ impl QemuUndo {
     pub(super) async fn apply(&self, qmp: &mut Qmp) -> Result<(), BackendError> {
         match self {
             Self::RunState { running } => put_run_state(qmp, *running).await,
-            Self::Release => gone_is_fine(qmp, "object-del", json!({ "id": CLAIM }), "not found").await,
+            Self::Release { holder } => release(qmp, holder).await,
             Self::Capability { name, on } => {
                 let change = json!({ "capabilities": [{ "capability": name, "state": on }] });
                 qmp.ask("migrate-set-capabilities", change).await.map(|_| ())
@@ -130,6 +131,13 @@ async fn until(qmp: &mut Qmp, query: &str, wanted: impl Fn(&Value) -> bool) -> R
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+async fn release(qmp: &mut Qmp, holder: &str) -> Result<(), BackendError> {
+    if super::target::holder(qmp).await.as_deref() == Some(holder) {
+        gone_is_fine(qmp, "object-del", json!({ "id": CLAIM }), "not found").await?;
+    }
+    Ok(())
 }
 
 async fn put_run_state(qmp: &mut Qmp, running: bool) -> Result<(), BackendError> {

@@ -83,7 +83,7 @@ pub enum NbdError {
     Closed,
 }
 
-fn corrupt(within: &'static str, expected: impl ToString, found: impl ToString) -> NbdError {
+fn corrupt(within: &'static str, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> NbdError {
     NbdError::Corrupt { within, expected: expected.to_string(), found: found.to_string() }
 }
 
@@ -429,8 +429,8 @@ mod tests {
         plan.extent(512, 0);
         plan.extent(20_000, STATE_HOLE | STATE_ZERO);
         plan.extent((64 << 10) - 20_512, 0);
-        let (ready, reads) = drain(&mut plan);
-        assert_eq!(ready, [Piece::Gap { at: 4096, len: 16384 - 4096 + 4096, why: Why::Sparse }]);
+        let (pieces, reads) = drain(&mut plan);
+        assert_eq!(pieces, [Piece::Gap { at: 4096, len: 16384 - 4096 + 4096, why: Why::Sparse }]);
         assert_eq!(reads, [(0, 4096), (20480, 65536 - 20480)]);
     }
 
@@ -454,8 +454,8 @@ mod tests {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 plan.extent(1 + (seed >> 33) % 30_000, u32::try_from((seed >> 20) & 3).unwrap());
             }
-            let (ready, mut reads) = drain(&mut plan);
-            reads.extend(ready.iter().map(|piece| match piece {
+            let (pieces, mut reads) = drain(&mut plan);
+            reads.extend(pieces.iter().map(|piece| match piece {
                 Piece::Zero { at, len } | Piece::Gap { at, len, .. } => (*at, *len),
                 other => panic!("{other:?}"),
             }));
@@ -477,7 +477,7 @@ mod tests {
         assert_eq!(drain(&mut plan).1, [(0, 8192), (8192, 4096)]);
         match plan.failed(8192, 4096, 5) {
             Some(Piece::Gap { at: 8192, len: 4096, why: Why::Unreadable(why) }) => {
-                assert!(why.contains("os error 5"), "{why}")
+                assert!(why.contains("os error 5"), "{why}");
             }
             other => panic!("{other:?}"),
         }
