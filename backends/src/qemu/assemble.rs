@@ -44,7 +44,11 @@ pub(super) struct Assembler {
 
 impl Assembler {
     /// Pages go to `to`; `armed` is told when the instant is fixed.
-    pub(super) fn new(map: Arc<MemoryMap>, to: mpsc::Sender<Result<Piece, BackendError>>, armed: oneshot::Sender<()>) -> Self {
+    pub(super) fn new(
+        map: Arc<MemoryMap>,
+        to: mpsc::Sender<Result<Piece, BackendError>>,
+        armed: oneshot::Sender<()>,
+    ) -> Self {
         Self {
             map,
             places: Vec::new(),
