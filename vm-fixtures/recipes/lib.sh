@@ -104,6 +104,7 @@ initramfs_root() {
     done < <(modules_in_order "$kernel" virtio_pci virtio_blk "$@")
     [ "$number" -gt 10 ] || grep -rq virtio_blk "$kernel"/lib/modules/*/modules.builtin ||
         die "no virtio_blk in $(basename "$kernel")"
+    # shellcheck disable=SC2153 # set by scripts/fixtures
     cp "$RECIPE/init" "$tree/init"
     chmod 755 "$tree/init"
 }
