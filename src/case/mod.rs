@@ -7,6 +7,7 @@ pub mod blocks;
 pub mod custody;
 mod digest;
 mod disk;
+mod drafts;
 mod error;
 mod exhibit;
 mod folder;
