@@ -126,6 +126,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
         Ok::<_, anyhow::Error>(acquire(&request, &context.progress(), &stop).await?)
     })??;
     print(&acquired, context)?;
+    context.detail(&format!("run {}: everything said to the hypervisor is in journal/{0}.wire.jsonl", acquired.run));
+    for pause in &acquired.finished.pauses {
+        let resumed = pause.resumed.map_or("not resumed".to_owned(), |at| at.to_string());
+        context.detail(&format!("stopped {}, resumed {resumed}", pause.stopped));
+    }
     Ok(told(&acquired, args, &stop, context))
 }
 

@@ -82,6 +82,11 @@ impl Disks {
                 let found = client.size();
                 return Err(BackendError::corrupt("open the export", &disk.name, "its size", disk.size, found));
             }
+            if let Some((_, job)) = &fleece {
+                // Written down here and not in `begin`, where the guest would stand still for a write to the disk.
+                let act = format!("keep what the guest overwrites on {}", disk.name);
+                session.about_to(journal, &act, QemuUndo::Job { id: job.clone() })?;
+            }
             ready.push(Ready { disk, fleece, client });
         }
         Ok(Self { ready, scratch: scratch.to_owned() })
@@ -89,20 +94,11 @@ impl Disks {
 
     /// Begins to keep what the guest overwrites, for all disks in one transaction, and starts reading. The guest stands
     /// still when this is called, or the disks are of one instant among themselves alone.
-    pub(super) async fn begin(
-        self,
-        session: &mut Session,
-        journal: &mut dyn Journal,
-    ) -> Result<Vec<(DiskFound, PieceStream)>, BackendError> {
+    pub(super) async fn begin(self, session: &mut Session) -> Result<Vec<(DiskFound, PieceStream)>, BackendError> {
         let mut actions = Vec::new();
         let mut jobs = Vec::new();
         for ready in &self.ready {
             let Some((node, job)) = &ready.fleece else { continue };
-            session.about_to(
-                journal,
-                &format!("keep what the guest overwrites on {}", ready.disk.name),
-                QemuUndo::Job { id: job.clone() },
-            )?;
             let backup = json!({ "job-id": job, "device": ready.disk.node, "target": node, "sync": "none" });
             actions.push(json!({ "type": "blockdev-backup", "data": backup }));
             jobs.push(job.clone());

@@ -125,7 +125,6 @@ impl QemuTarget {
         &mut self,
         method: MemoryMethod,
         memory: Memory,
-        journal: &mut dyn Journal,
     ) -> Result<(Arc<MemoryMap>, Value, PieceStream), BackendError> {
         let (map, facts) = self.instant().await?;
         if method == MemoryMethod::Snapshot {
@@ -133,8 +132,8 @@ impl QemuTarget {
             self.stall = pid.and_then(|pid| StallWatch::start(pid, &self.survey.cpu_threads));
         }
         let pieces = match memory {
-            Memory::Snapshot(snapshot) => snapshot.begin(&mut self.session, Arc::clone(&map), journal).await?,
-            Memory::Paused(paused) => paused.begin(&mut self.session, Arc::clone(&map), journal).await?,
+            Memory::Snapshot(snapshot) => snapshot.begin(&mut self.session, Arc::clone(&map)).await?,
+            Memory::Paused(paused) => paused.begin(&mut self.session, Arc::clone(&map)).await?,
             Memory::Physical(physical) => physical.begin(&self.session, &map)?,
         };
         Ok((map, facts, pieces))
@@ -189,17 +188,17 @@ impl Target for QemuTarget {
         Ok(())
     }
 
-    async fn begin(&mut self, journal: &mut dyn Journal) -> Result<Vec<Capture>, BackendError> {
+    async fn begin(&mut self, _journal: &mut dyn Journal) -> Result<Vec<Capture>, BackendError> {
         let prepared = self.prepared.take();
         let prepared =
             prepared.ok_or_else(|| BackendError::caller("begin", &self.survey.name, "nothing was prepared"))?;
         let mut disks = match prepared.disks {
-            Some(disks) => disks.begin(&mut self.session, journal).await?,
+            Some(disks) => disks.begin(&mut self.session).await?,
             None => Vec::new(),
         };
         let mut memory = match prepared.memory {
             Some((method, memory)) => {
-                let (map, facts, pieces) = self.begin_memory(method, memory, journal).await?;
+                let (map, facts, pieces) = self.begin_memory(method, memory).await?;
                 Some((method, map, facts, pieces))
             }
             None => None,
