@@ -221,17 +221,25 @@ async fn capture(
         let why = format!("{} captures came for {} items", captures.len(), drafts.len());
         return Err(BackendError::caller("begin the capture", &opened.facts.name, why).into());
     }
-    let mut under_way: Vec<(Drained, Captured)> = Vec::new();
-    for (capture, opening) in captures.into_iter().zip(drafts) {
-        under_way.push(start(capture, opening, request, progress, stop));
-    }
+    let mut waiting: Vec<_> = captures.into_iter().zip(drafts).map(Some).collect();
+    let mut under_way: Vec<Option<(Drained, Captured)>> = waiting.iter().map(|_| None).collect();
+    let mut start_if = |wanted: fn(&Capture) -> bool, under_way: &mut Vec<Option<_>>| {
+        for (waits, runs) in waiting.iter_mut().zip(under_way) {
+            if let Some((capture, opening)) = waits.take_if(|(capture, _)| wanted(capture)) {
+                *runs = Some(start(capture, opening, request, progress, stop));
+            }
+        }
+    };
+    // While the guest stands still, nothing else is worth a core.
+    start_if(|capture| capture.holds_guest, &mut under_way);
     let limit = how.max_pause.map(|max| max.saturating_sub(froze.elapsed()));
-    drain::holders(&mut under_way, limit, stop).await;
+    drain::holders(under_way.iter_mut().flatten().map(|(drained, _)| drained), limit, stop).await;
     if let Some(freezer) = target.freezer().filter(|_| freezes) {
         freezer.thaw(journal).await?;
     }
+    start_if(|_| true, &mut under_way);
     let mut captured = Vec::new();
-    for (drained, item) in under_way {
+    for (drained, item) in under_way.into_iter().flatten() {
         drained.wait(stop).await;
         captured.push(item);
     }

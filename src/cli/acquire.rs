@@ -21,6 +21,7 @@ use crate::report::{Absent, Cell, Column, human_bytes, printable};
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 pub(super) struct Args {
     /// Address of a VM, as qmp:/run/web01.qmp
     target: String,

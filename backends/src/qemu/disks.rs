@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::held::add_fd;
 use super::pieces::Sender;
@@ -92,9 +92,13 @@ impl Disks {
         Ok(Self { ready, scratch: scratch.to_owned() })
     }
 
-    /// Begins to keep what the guest overwrites, for all disks in one transaction, and starts reading. The guest stands
-    /// still when this is called, or the disks are of one instant among themselves alone.
-    pub(super) async fn begin(self, session: &mut Session) -> Result<Vec<(DiskFound, PieceStream)>, BackendError> {
+    /// Begins to keep what the guest overwrites, for all disks in one transaction; reading begins once `thawed` says so.
+    /// The guest stands still when this is called, or the disks are of one instant among themselves alone.
+    pub(super) async fn begin(
+        self,
+        session: &mut Session,
+        thawed: &watch::Receiver<bool>,
+    ) -> Result<Vec<(DiskFound, PieceStream)>, BackendError> {
         let mut actions = Vec::new();
         let mut jobs = Vec::new();
         for ready in &self.ready {
@@ -115,7 +119,7 @@ impl Disks {
         });
         for ready in self.ready {
             let (to, pieces) = mpsc::channel(CHANNEL);
-            tokio::spawn(read(ready.client, ready.disk.name.clone(), to, Arc::clone(&guard)));
+            tokio::spawn(read(ready.client, ready.disk.name.clone(), to, Arc::clone(&guard), thawed.clone()));
             streams.push((ready.disk, pieces));
         }
         Ok(streams)
@@ -280,7 +284,18 @@ impl nbd::Take for ToChannel<'_> {
     }
 }
 
-async fn read(mut client: Client<UnixStream>, disk: String, to: Sender, guard: Arc<Guard>) {
+async fn read(
+    mut client: Client<UnixStream>,
+    disk: String,
+    to: Sender,
+    guard: Arc<Guard>,
+    mut thawed: watch::Receiver<bool>,
+) {
+    // Reading makes QEMU work, and it should have nothing else to do while the guest stands still. Without a thaw the run
+    // is over.
+    if thawed.wait_for(|thawed| *thawed).await.is_err() {
+        return;
+    }
     let mut sink = ToChannel(&to, &guard);
     let outcome = tokio::select! {
         outcome = client.read_all(&mut sink) => outcome.map_err(|e| told(&disk, &e)),

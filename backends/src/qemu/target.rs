@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::disks::Disks;
 use super::flatview::MemoryMap;
@@ -29,6 +30,7 @@ pub(super) struct QemuTarget {
     survey: Survey,
     prepared: Option<Prepared>,
     stall: Option<StallWatch>,
+    thawed: watch::Sender<bool>,
 }
 
 /// What `prepare` made ready.
@@ -47,7 +49,13 @@ enum Memory {
 impl QemuTarget {
     pub(super) async fn open(mut qmp: Qmp, wire: Arc<dyn WireLog>) -> Result<Self, BackendError> {
         let survey = Survey::make(&mut qmp).await?;
-        Ok(Self { session: Session::new(qmp, wire), survey, prepared: None, stall: None })
+        Ok(Self {
+            session: Session::new(qmp, wire),
+            survey,
+            prepared: None,
+            stall: None,
+            thawed: watch::Sender::new(false),
+        })
     }
 
     fn disk(&self, name: &str) -> Option<&DiskFound> {
@@ -193,7 +201,7 @@ impl Target for QemuTarget {
         let prepared =
             prepared.ok_or_else(|| BackendError::caller("begin", &self.survey.name, "nothing was prepared"))?;
         let mut disks = match prepared.disks {
-            Some(disks) => disks.begin(&mut self.session).await?,
+            Some(disks) => disks.begin(&mut self.session, &self.thawed.subscribe()).await?,
             None => Vec::new(),
         };
         let mut memory = match prepared.memory {
@@ -263,6 +271,11 @@ impl Freeze for QemuTarget {
     }
 
     async fn thaw(&mut self, journal: &mut dyn Journal) -> Result<(), BackendError> {
+        if self.survey.running {
+            // No question first: QEMU may be slow to answer while it protects memory, and `cont` is right in any case.
+            self.session.qmp().await.run(&qapi::qmp::cont {}).await?;
+        }
+        self.thawed.send_replace(true);
         self.session.undo(journal, |undo| matches!(undo, QemuUndo::RunState { .. })).await
     }
 }
