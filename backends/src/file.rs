@@ -28,3 +28,11 @@ impl Backend for File {
         Vec::new()
     }
 }
+
+pub(crate) fn capture_path(
+    item: crate::Item,
+    _path: &std::path::Path,
+    _from: u64,
+) -> Result<crate::Capture, BackendError> {
+    Err(BackendError::unsupported("copy", item.source, "not built yet"))
+}

@@ -105,7 +105,11 @@ impl Draft {
         self.check_payload(&stored)?;
         let unreadable = |gap: &Gap| matches!(gap.why, Why::Unreadable(_));
         if record.outcome.is_complete() && (record.gaps.unreadable > 0 || record.gaps.listed.iter().any(unreadable)) {
-            return Err(CaseError::caller("seal the exhibit", &self.dir, "it has unreadable gaps and claims to be complete"));
+            return Err(CaseError::caller(
+                "seal the exhibit",
+                &self.dir,
+                "it has unreadable gaps and claims to be complete",
+            ));
         }
         schema::EXHIBIT.clone_into(&mut record.schema);
         record.name.clone_from(&self.name);
@@ -128,7 +132,8 @@ impl Draft {
             if !digest::is_hex(&file.digests.sha256, 64) {
                 return refuse(&path, "it has no SHA-256");
             }
-            if fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file).is_none_or(|meta| meta.len() != file.len) {
+            if fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file).is_none_or(|meta| meta.len() != file.len)
+            {
                 return refuse(&path, "it is not the file that was written: no regular file of its length is there");
             }
         }
@@ -211,7 +216,9 @@ impl Draft {
 
 fn remove(path: &Path) -> Result<(), CaseError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CaseError::io("remove a half-made file", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(CaseError::io("remove a half-made file", path)(error))
+        }
         _ => Ok(()),
     }
 }

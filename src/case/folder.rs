@@ -38,7 +38,12 @@ impl Case {
         Self::create_on(Disk::default(), dir.as_ref(), info, signer)
     }
 
-    pub(crate) fn create_on(disk: Disk, dir: &Path, info: &CaseInfo, signer: Option<Signer>) -> Result<Self, CaseError> {
+    pub(crate) fn create_on(
+        disk: Disk,
+        dir: &Path,
+        info: &CaseInfo,
+        signer: Option<Signer>,
+    ) -> Result<Self, CaseError> {
         if !dir.exists() {
             disk.make_dir(dir)?;
         }

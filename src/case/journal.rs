@@ -35,10 +35,29 @@ pub struct RunInfo {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Line {
-    Begun { schema: String, run: String, target: String, who: String, case: String, pid: u32, started: Timestamp },
-    Act { act: u64, at: Timestamp, #[serde(rename = "do")] what: String, undo: Undo },
-    Done { done: u64, at: Timestamp },
-    Ended { ended: Timestamp },
+    Begun {
+        schema: String,
+        run: String,
+        target: String,
+        who: String,
+        case: String,
+        pid: u32,
+        started: Timestamp,
+    },
+    Act {
+        act: u64,
+        at: Timestamp,
+        #[serde(rename = "do")]
+        what: String,
+        undo: Undo,
+    },
+    Done {
+        done: u64,
+        at: Timestamp,
+    },
+    Ended {
+        ended: Timestamp,
+    },
 }
 
 /// The journal of a run that lives.
@@ -54,7 +73,8 @@ pub struct RunJournal {
 impl RunJournal {
     pub(crate) fn begin(case: &Case, run: &RunInfo) -> Result<Self, CaseError> {
         let path = case.journals().join(format!("{}.jsonl", run.run));
-        if !(1..=12).contains(&run.run.len()) || !run.run.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        if !(1..=12).contains(&run.run.len()) || !run.run.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        {
             return Err(CaseError::caller("begin a journal", path, "a run's id is [a-z0-9]{1,12}"));
         }
         if std::fs::symlink_metadata(&path).is_ok() {
@@ -87,10 +107,15 @@ impl RunJournal {
     }
 
     fn write(&mut self, line: &Line) -> Result<(), CaseError> {
-        let mut bytes = serde_json::to_vec(line).map_err(|e| CaseError::io("keep the journal", &self.path)(e.into()))?;
+        let mut bytes =
+            serde_json::to_vec(line).map_err(|e| CaseError::io("keep the journal", &self.path)(e.into()))?;
         bytes.push(b'\n');
         if bytes.len() > LINE_LIMIT {
-            return Err(CaseError::caller("keep the journal", &self.path, format!("a line is {} bytes long", bytes.len())));
+            return Err(CaseError::caller(
+                "keep the journal",
+                &self.path,
+                format!("a line is {} bytes long", bytes.len()),
+            ));
         }
         self.case.disk.append(&mut self.file, &self.path, &bytes)
     }

@@ -46,9 +46,7 @@ impl fmt::Display for Shown<'_> {
 
 /// Text from outside, for a message: control and direction characters are escaped, letters of every script stay.
 pub fn plain(text: &str) -> String {
-    let harmless = |c: char| {
-        c == ' ' || (c.is_alphanumeric() || c.is_ascii_graphic()) && c != '\\'
-    };
+    let harmless = |c: char| c == ' ' || (c.is_alphanumeric() || c.is_ascii_graphic()) && c != '\\';
     text.chars().flat_map(|c| if harmless(c) { vec![c] } else { c.escape_default().collect() }).collect()
 }
 
@@ -71,7 +69,10 @@ mod tests {
             assert!(is_safe(&safe(raw)));
         }
         assert_eq!(safe(&"x".repeat(300)).len(), LONGEST);
-        assert_eq!(exhibit("web01", "memory", "2026-11-24T10:30:00Z".parse().unwrap()), "web01-memory-20261124T103000Z");
+        assert_eq!(
+            exhibit("web01", "memory", "2026-11-24T10:30:00Z".parse().unwrap()),
+            "web01-memory-20261124T103000Z"
+        );
     }
 
     #[test]

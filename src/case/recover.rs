@@ -103,7 +103,8 @@ fn remove_temporary(case: &Case) -> Result<Vec<String>, CaseError> {
 /// The event that adds a key carries its line, so that the file can be finished from the log.
 fn mend_signers(case: &Case, log: &Log) -> Result<Option<String>, CaseError> {
     let path = case.dir().join(ALLOWED_SIGNERS);
-    let last = log.events().filter(|e| e.event == EventKind::Kept && e.subject.as_deref() == Some(ALLOWED_SIGNERS)).last();
+    let last =
+        log.events().filter(|e| e.event == EventKind::Kept && e.subject.as_deref() == Some(ALLOWED_SIGNERS)).last();
     let Some((event, line)) = last.and_then(|event| Some((event, event.details.get("line")?.as_str()?))) else {
         return Ok(None);
     };

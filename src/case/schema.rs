@@ -65,8 +65,7 @@ pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8], known: &'static str) -> Re
         schema: String,
     }
     // The words are the JSON reader's own and may quote the document, which is hostile.
-    let content =
-        |error: serde_json::Error| Refused::Content { known, why: super::names::plain(&error.to_string()) };
+    let content = |error: serde_json::Error| Refused::Content { known, why: super::names::plain(&error.to_string()) };
     let head: Head = serde_json::from_slice(bytes).map_err(content)?;
     if head.schema != known {
         return Err(Refused::Schema { found: head.schema, known });

@@ -63,8 +63,15 @@ impl Signer {
         let (text, signature) = (dir.path().join("text"), dir.path().join("text.sig"));
         std::fs::write(&text, message).map_err(broke)?;
         // The text is given as a file: without a terminal ssh-keygen would read a passphrase from its standard input.
-        let args = ["-Y".as_ref(), "sign".as_ref(), "-f".as_ref(), self.key.as_os_str(), "-n".as_ref(),
-            NAMESPACE.as_ref(), text.as_os_str()];
+        let args = [
+            "-Y".as_ref(),
+            "sign".as_ref(),
+            "-f".as_ref(),
+            self.key.as_os_str(),
+            "-n".as_ref(),
+            NAMESPACE.as_ref(),
+            text.as_os_str(),
+        ];
         let said = keygen(&args, Stdio::null(), PATIENCE)?;
         if !said.good {
             return Err(said.refuse("sign", &self.key));
@@ -89,8 +96,14 @@ pub(crate) enum Seen {
 
 /// Does the signature fit the file, whoever made it?
 pub(crate) fn look(file: &Path, signature: &Path) -> Result<Seen, CaseError> {
-    let args = ["-Y".as_ref(), "check-novalidate".as_ref(), "-n".as_ref(), NAMESPACE.as_ref(), "-s".as_ref(),
-        signature.as_os_str()];
+    let args = [
+        "-Y".as_ref(),
+        "check-novalidate".as_ref(),
+        "-n".as_ref(),
+        NAMESPACE.as_ref(),
+        "-s".as_ref(),
+        signature.as_os_str(),
+    ];
     let said = keygen(&args, input(file)?, CHECK_PATIENCE)?;
     let fingerprint = said.out.rsplit(' ').next().map(str::trim).filter(|word| word.starts_with("SHA256:"));
     Ok(match fingerprint {
@@ -101,12 +114,28 @@ pub(crate) fn look(file: &Path, signature: &Path) -> Result<Seen, CaseError> {
 
 /// The name under which an `allowed_signers` file trusts the key of a signature, if it does and the signature fits.
 pub(crate) fn trusted(file: &Path, signature: &Path, signers: &Path) -> Result<Option<String>, CaseError> {
-    let args = ["-Y".as_ref(), "find-principals".as_ref(), "-s".as_ref(), signature.as_os_str(), "-f".as_ref(),
-        signers.as_os_str()];
+    let args = [
+        "-Y".as_ref(),
+        "find-principals".as_ref(),
+        "-s".as_ref(),
+        signature.as_os_str(),
+        "-f".as_ref(),
+        signers.as_os_str(),
+    ];
     let found = keygen(&args, Stdio::null(), CHECK_PATIENCE)?;
     let Some(name) = found.out.lines().next().filter(|name| found.good && !name.is_empty()) else { return Ok(None) };
-    let args = ["-Y".as_ref(), "verify".as_ref(), "-f".as_ref(), signers.as_os_str(), "-I".as_ref(), name.as_ref(),
-        "-n".as_ref(), NAMESPACE.as_ref(), "-s".as_ref(), signature.as_os_str()];
+    let args = [
+        "-Y".as_ref(),
+        "verify".as_ref(),
+        "-f".as_ref(),
+        signers.as_os_str(),
+        "-I".as_ref(),
+        name.as_ref(),
+        "-n".as_ref(),
+        NAMESPACE.as_ref(),
+        "-s".as_ref(),
+        signature.as_os_str(),
+    ];
     let said = keygen(&args, input(file)?, CHECK_PATIENCE)?;
     Ok(said.good.then(|| plain(name)))
 }

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::{Event, Log};
 use super::event::NOTHING_BEFORE;
+use super::{Event, Log};
 use crate::case::names::plain;
 
 /// A place where the chain does not hold.

@@ -28,7 +28,8 @@ impl Head {
 
     /// The bytes of `custody.head`.
     pub fn bytes(&self) -> Vec<u8> {
-        format!("{{\"schema\":\"{}\",\"count\":{},\"hash\":\"{}\"}}\n", schema::HEAD, self.count, self.hash).into_bytes()
+        format!("{{\"schema\":\"{}\",\"count\":{},\"hash\":\"{}\"}}\n", schema::HEAD, self.count, self.hash)
+            .into_bytes()
     }
 
     /// Reads `custody.head`; only the very bytes that [`Head::bytes`] writes are a head.
@@ -43,8 +44,8 @@ impl Head {
 
     /// Reads the file.
     pub(crate) fn read(path: &Path) -> Result<Self, crate::case::CaseError> {
-        let bytes =
-            read_bounded(path, HEAD_LIMIT).map_err(crate::case::CaseError::io("read the head of the custody log", path))?;
+        let bytes = read_bounded(path, HEAD_LIMIT)
+            .map_err(crate::case::CaseError::io("read the head of the custody log", path))?;
         Self::parse(&bytes).map_err(|refused| refused.of(path))
     }
 }

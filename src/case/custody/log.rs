@@ -91,14 +91,17 @@ impl Custody {
     /// The head, and the last event of the log if the head fits it.
     fn tail(&self, log: &mut Locked) -> Result<(Head, Event), CaseError> {
         let head = self.head()?;
-        let line = last_line(&mut log.file).map_err(CaseError::io("read the end of the custody log", self.log_path()))?;
+        let line =
+            last_line(&mut log.file).map_err(CaseError::io("read the end of the custody log", self.log_path()))?;
         let found = sha256(&line);
         let event = Event::parse(&line).ok().filter(|event| found == head.hash && event.n == head.count);
         event.map(|event| (head.clone(), event)).ok_or_else(|| CaseError::Corrupt {
             on: self.log_path(),
             at: "its last line".to_owned(),
             expected: format!("event {} with SHA-256 {}", head.count, head.hash),
-            found: format!("SHA-256 {found}; `impound verify` says what happened, `impound case recover` mends a crash"),
+            found: format!(
+                "SHA-256 {found}; `impound verify` says what happened, `impound case recover` mends a crash"
+            ),
         })
     }
 

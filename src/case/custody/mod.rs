@@ -12,8 +12,8 @@ mod log;
 
 pub use chain::{Break, check as check_chain};
 pub use event::{Event, EventKind, NewEvent};
+pub(crate) use head::HEAD_LIMIT;
 pub use head::Head;
 pub use lines::{Entry, Log, read as read_log};
-pub use log::Custody;
-pub(crate) use head::HEAD_LIMIT;
 pub(crate) use lines::{LINE_LIMIT, Lines};
+pub use log::Custody;

@@ -82,7 +82,8 @@ impl View<'_> {
             }
         };
         let (entries, bad) = manifest::parse(&bytes, digits);
-        let named = |bad: manifest::BadLine| Finding::BadManifest { file: self.named(path), line: bad.line, why: bad.why };
+        let named =
+            |bad: manifest::BadLine| Finding::BadManifest { file: self.named(path), line: bad.line, why: bad.why };
         findings.extend(bad.into_iter().map(named));
         entries
     }
@@ -235,9 +236,8 @@ fn check_bagit(view: &View<'_>, findings: &mut Vec<Finding>) {
 fn check_record(view: &View<'_>, bag: &Bag, logged: Option<&Logged>, findings: &mut Vec<Finding>) -> Option<Record> {
     let path = Path::new("exhibit.json");
     let bytes = read_bounded(&view.at(path), RECORD_LIMIT).map_err(|error| unreadable(&view.named(path), &error));
-    let record = bytes.and_then(|bytes| {
-        record::read(&bytes).map_err(|refused| refused_document(&view.named(path), refused))
-    });
+    let record =
+        bytes.and_then(|bytes| record::read(&bytes).map_err(|refused| refused_document(&view.named(path), refused)));
     let record = match record {
         Ok(record) => record,
         Err(finding) => {

@@ -83,7 +83,8 @@ fn list(dir: &Path, below: &Path, findings: &mut Vec<Finding>) -> Vec<Found> {
 
 fn check_root(path: &Path, nature: Nature, logged: &Logged, findings: &mut Vec<Finding>) {
     let is = |names: &[&str]| names.iter().any(|name| path == Path::new(name));
-    let file = is(&["case.json", "custody.jsonl", "custody.head", "custody.head.sig"]) || logged.kept.contains_key(path);
+    let file =
+        is(&["case.json", "custody.jsonl", "custody.head", "custody.head.sig"]) || logged.kept.contains_key(path);
     let folder = is(&["exhibits", "journal"]);
     let owned = path.to_owned();
     match nature {
@@ -159,7 +160,9 @@ fn say_trust(trust: &Trust, logged: &Logged, report: &mut Report) {
     signers.sort();
     signers.dedup();
     match trust {
-        _ if signers.is_empty() && !report.findings.iter().any(is_of_signature) => report.findings.push(Finding::Unsigned),
+        _ if signers.is_empty() && !report.findings.iter().any(is_of_signature) => {
+            report.findings.push(Finding::Unsigned)
+        }
         Trust::Own(_) | Trust::Nobody => report.findings.push(Finding::SelfAsserted),
         Trust::Given(_) => {}
     }
@@ -167,8 +170,5 @@ fn say_trust(trust: &Trust, logged: &Logged, report: &mut Report) {
 }
 
 fn is_of_signature(finding: &Finding) -> bool {
-    matches!(
-        finding,
-        Finding::SignatureMissing { .. } | Finding::BadSignature { .. } | Finding::WrongSigner { .. }
-    )
+    matches!(finding, Finding::SignatureMissing { .. } | Finding::BadSignature { .. } | Finding::WrongSigner { .. })
 }

@@ -153,8 +153,12 @@ impl fmt::Display for Finding {
                 write!(f, "{}: {found} bytes long, sealed with {expected}", Shown(file))
             }
             Self::Removed { file } => write!(f, "{}: removed", Shown(file)),
-            Self::Added { file, nature } => write!(f, "{}: added ({}), it was never sealed", Shown(file), nature.name()),
-            Self::Replaced { file, nature } => write!(f, "{}: a {} is where a file was sealed", Shown(file), nature.name()),
+            Self::Added { file, nature } => {
+                write!(f, "{}: added ({}), it was never sealed", Shown(file), nature.name())
+            }
+            Self::Replaced { file, nature } => {
+                write!(f, "{}: a {} is where a file was sealed", Shown(file), nature.name())
+            }
             Self::Unreadable { file, why } => write!(f, "{}: could not be read: {}", Shown(file), plain(why)),
             Self::Malformed { file, why } => write!(f, "{}: {}", Shown(file), plain(why)),
             Self::UnknownSchema { file, found, known } => {
@@ -180,7 +184,10 @@ impl Finding {
                  `impound case recover` shows which"
             ),
             Self::HeadDisagrees { count } => {
-                write!(f, "custody.head: not the head of event {count}: that event was altered, or the head was replaced")
+                write!(
+                    f,
+                    "custody.head: not the head of event {count}: that event was altered, or the head was replaced"
+                )
             }
             Self::HeadUnexpected { count } => {
                 write!(f, "custody.jsonl: does not contain the expected head of event {count}: rolled back or replaced")
@@ -192,7 +199,9 @@ impl Finding {
             Self::SignatureMissing { file, signer } => {
                 write!(f, "{}: not signed, although {signer} should have", Shown(file))
             }
-            Self::BadSignature { file, why } => write!(f, "{}: the signature does not fit: {}", Shown(file), plain(why)),
+            Self::BadSignature { file, why } => {
+                write!(f, "{}: the signature does not fit: {}", Shown(file), plain(why))
+            }
             Self::WrongSigner { file, signer, why } => write!(f, "{}: signed by {signer}, {why}", Shown(file)),
             _ => self.fmt_exhibit(f),
         }
@@ -201,20 +210,32 @@ impl Finding {
     fn fmt_exhibit(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ExhibitMissing { exhibit } => write!(f, "exhibit {exhibit}: sealed by the log, and not there"),
-            Self::ExhibitUnlogged { exhibit } => write!(f, "exhibit {}: the custody log does not know it", Shown(exhibit)),
+            Self::ExhibitUnlogged { exhibit } => {
+                write!(f, "exhibit {}: the custody log does not know it", Shown(exhibit))
+            }
             Self::ExhibitExchanged { exhibit } => {
-                write!(f, "exhibit {exhibit}: not the one that was sealed: its tag manifest is another than the log says")
+                write!(
+                    f,
+                    "exhibit {exhibit}: not the one that was sealed: its tag manifest is another than the log says"
+                )
             }
             Self::NotComplete { exhibit, outcome, why } => write!(f, "exhibit {exhibit}: {outcome}: {}", plain(why)),
             Self::Unsealed { exhibit, logged: true } => {
-                write!(f, "exhibit {exhibit}: sealed, and killed before it had its name; `impound case recover` gives it")
+                write!(
+                    f,
+                    "exhibit {exhibit}: sealed, and killed before it had its name; `impound case recover` gives it"
+                )
             }
             Self::Unsealed { exhibit, logged: false } => {
                 write!(f, "exhibit {exhibit}: a draft that was never sealed; nothing protects what is in it")
             }
             Self::OpenRun { run } => write!(f, "run {run}: began and did not end; `impound case recover` undoes it"),
-            Self::Leftover { file } => write!(f, "{}: left by a killed run; `impound case recover` removes it", Shown(file)),
-            Self::Unsigned => f.write_str("nothing is signed: whoever could write here could have made all of it again"),
+            Self::Leftover { file } => {
+                write!(f, "{}: left by a killed run; `impound case recover` removes it", Shown(file))
+            }
+            Self::Unsigned => {
+                f.write_str("nothing is signed: whoever could write here could have made all of it again")
+            }
             Self::SelfAsserted => f.write_str(
                 "the signatures were checked against keys that come with the case: trust in them is self-asserted; \
                  give --signers FILE with keys you got elsewhere",
