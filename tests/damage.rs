@@ -106,7 +106,7 @@ const ROWS: &[Row] = &[
     ("name with newline and listed lines added", |s| fs::write(s.at(DISK).join("bagit.txt\n.\nexhibit.json"), b"").unwrap(), "added", "bagit.txt\\n.\\nexhibit.json: added"),
     ("name that is not UTF-8 added", |s| fs::write(s.at("exhibits").join(std::ffi::OsStr::from_bytes(b"\xff\x1b[2J")), b"").unwrap(), "added", "\\xff\\u{1b}[2J: added"),
     ("data replaced by a link to its copy", |s| relink(&memory(s), &s.keys.join("copy")), "replaced", "memory.raw: a symbolic link"),
-    ("data folder replaced by a link", |s| relink(&s.at(MEMORY).join("data"), &s.keys.join("data")), "replaced", "memory.raw"),
+    ("data folder replaced by a link", |s| relink(&s.at(MEMORY).join("data"), &s.keys.join("data")), "added", "data: added (symbolic link)"),
     ("exhibit replaced by a link", |s| relink(&s.at(MEMORY), &s.keys.join("bag")), "added", "added (symbolic link)"),
     ("case.json replaced by a link", |s| relink(&s.at("case.json"), &s.keys.join("c")), "replaced", "case.json: a symbolic link"),
     // The log.
@@ -125,7 +125,8 @@ const ROWS: &[Row] = &[
     ("log and head of another time, signature left", |s| take_back(s, &["custody.jsonl", "custody.head"]), "bad-signature", "custody.head"),
     ("head replaced, unsigned", |s| write_head(s, "ab"), "head-disagrees", "custody.head"),
     ("head replaced by an older one with its signature", |s| take_back(s, &["custody.head", "custody.head.sig"]), "log-ahead", "its head counts"),
-    ("log, head and signature rolled back", |s| take_back(s, &["custody.jsonl", "custody.head", "custody.head.sig"]), "log-rolled-back", "rolled back or replaced"),
+    ("log, head and signature rolled back", |s| take_back(s, &["custody.jsonl", "custody.head", "custody.head.sig"]), "exhibit-unlogged", "the custody log does not know it"),
+    ("log written anew with the right key", rewrite, "log-rolled-back", "rolled back or replaced"),
     ("head of a later schema", |s| replace(&s.at("custody.head"), "head/1", "head/2"), "unknown-schema", "impound-head/2"),
     // Signatures.
     ("head signed by another key", |s| { s.resign("evil"); fs::copy(s.earlier.join("allowed_signers"), s.at("allowed_signers")).unwrap(); }, "wrong-signer", "a key that is not trusted"),
@@ -167,13 +168,31 @@ fn write_head(scene: &Scene, hash: &str) {
     fs::write(scene.at("custody.head"), format!("{front}\"hash\":\"{}\"}}\n", hash.repeat(32))).unwrap();
 }
 
+/// Changes an early event and chains, counts and signs all that follows as if it had always been so.
+fn rewrite(scene: &Scene) {
+    let mut prev = "0".repeat(64);
+    log_lines(scene, |lines| {
+        lines[0] = lines[0].replace("warrant", "no warrant");
+        for line in lines {
+            let old = line.split("\"prev\":\"").nth(1).unwrap()[..64].to_owned();
+            *line = line.replacen(&old, &prev, 1);
+            prev = support::hex(&<sha2::Sha256 as sha2::Digest>::digest(line.as_bytes()));
+        }
+    });
+    let old = fs::read_to_string(scene.at("custody.head")).unwrap();
+    let (front, _) = old.split_once("\"hash\":\"").unwrap();
+    fs::write(scene.at("custody.head"), format!("{front}\"hash\":\"{prev}\"}}\n")).unwrap();
+    sign(&scene.at("custody.head"), &scene.keys.join("good"));
+}
+
 fn sign_again(scene: &Scene, key: &str) {
-    let file = scene.at(DISK).join("tagmanifest-sha256.txt");
-    fs::remove_file(scene.at(DISK).join("tagmanifest-sha256.txt.sig")).unwrap();
-    let status = std::process::Command::new("ssh-keygen")
-        .args(["-q", "-Y", "sign", "-n", "impound", "-f"])
-        .args([&scene.keys.join(key), &file])
-        .output();
+    sign(&scene.at(DISK).join("tagmanifest-sha256.txt"), &scene.keys.join(key));
+}
+
+fn sign(file: &Path, key: &Path) {
+    fs::remove_file(format!("{}.sig", file.display())).unwrap();
+    let mut command = std::process::Command::new("ssh-keygen");
+    let status = command.args(["-q", "-Y", "sign", "-n", "impound", "-f"]).args([key, file]).output();
     assert!(status.unwrap().status.success());
 }
 
@@ -228,6 +247,8 @@ fn the_undamaged_case_passes_everywhere() {
             let out = verify_sh(shell, script, &[], &scene.case);
             assert_eq!(out.status.code(), Some(0), "{shell:?}: {out:?}");
             assert!(out.stderr.is_empty(), "{shell:?}: {out:?}");
+            let text = String::from_utf8_lossy(&out.stdout);
+            assert!(text.contains("keys that come with the case") && !text.contains("nothing is signed"), "{text}");
         }
     });
 }

@@ -94,7 +94,8 @@ impl Draft {
     /// Writes down what this draft is to become, so that a killed run can still be sealed as interrupted.
     pub fn intend(&self, record: &Record) -> Result<(), CaseError> {
         let path = self.dir.join(INTENT);
-        let bytes = schema::write(record, &path)?;
+        let intended = Record { schema: schema::EXHIBIT.to_owned(), name: self.name.clone(), ..record.clone() };
+        let bytes = schema::write(&intended, &path)?;
         let temporary = self.case.disk.write_temporary(&path, &bytes, 0o600)?;
         self.case.disk.rename_over(&temporary, &path)
     }
