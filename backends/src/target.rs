@@ -213,6 +213,8 @@ pub struct PlannedItem {
     pub consistency: Consistency,
     /// Bytes that will be written to the case at worst.
     pub bytes: u64,
+    /// Bytes that will be written for sure, as far as the source tells what is allocated.
+    pub allocated: u64,
 }
 
 /// What was seen and what stays after a capture.

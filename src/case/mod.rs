@@ -9,6 +9,7 @@ mod crash_tests;
 pub mod custody;
 mod digest;
 mod disk;
+mod drafts;
 mod error;
 mod exhibit;
 mod folder;

@@ -123,7 +123,7 @@ fn mend_signers(case: &Case, log: &Log) -> Result<Option<String>, CaseError> {
 }
 
 /// Names of the drafts, without their ending.
-fn partials(case: &Case) -> Result<Vec<String>, CaseError> {
+pub(super) fn partials(case: &Case) -> Result<Vec<String>, CaseError> {
     let found = tree::children(&case.exhibits()).map_err(CaseError::io("list the exhibits", case.exhibits()))?;
     let folders = found.into_iter().filter(|(_, nature)| *nature == Nature::Folder);
     let mut names: Vec<_> =

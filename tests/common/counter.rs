@@ -85,7 +85,10 @@ impl Memory {
             ensure!(record.run == self.run, "{name} is of another boot than the memory");
         }
         let (mem, vda, vdb) = (self.coherence, vda.value, vdb.value);
-        ensure!(mem >= vda && vda >= vdb && mem.saturating_sub(vdb) <= 1, "not coherent: mem {mem}, vda {vda}, vdb {vdb}");
+        ensure!(
+            mem >= vda && vda >= vdb && mem.saturating_sub(vdb) <= 1,
+            "not coherent: mem {mem}, vda {vda}, vdb {vdb}"
+        );
         Ok(())
     }
 }

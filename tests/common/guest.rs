@@ -7,10 +7,9 @@
 //! `IMPOUND_QEMU` names another QEMU, with arguments in front if need be (`/old/qemu-system-x86_64 -L /old/share`);
 //! `IMPOUND_FIXTURES` the folder of the built fixtures.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,13 +18,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use super::control::Control;
 
 /// Five times what two quiet cores without KVM need, and as much again for a second guest beside it.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// No command the tests send takes longer than this, unless QEMU hangs.
-const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 const READY: &str = "impound-guest ready";
 
 /// What to boot. Start from [`Spec::new`] and change fields.
@@ -107,9 +105,7 @@ impl Guest {
         command.args(first).args(arguments(spec, &fixture, folder.path())?);
         let log = File::create(folder.path().join("qemu.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {program}: run scripts/install test"))?;
+        let child = command.spawn().with_context(|| format!("cannot start {program}: run scripts/install test"))?;
         Booting { child: Some(child), folder: Some(folder) }.finish()
     }
 
@@ -236,133 +232,6 @@ fn connect(folder: &Path) -> Result<(Control, UnixStream)> {
     Ok((control, console))
 }
 
-/// A small synchronous QMP client. Events that arrive between answers are kept in [`Control::events`].
-#[derive(Debug)]
-pub struct Control {
-    stream: BufReader<UnixStream>,
-    /// Every event so far, in order of arrival. Only reading an answer takes them in.
-    pub events: Vec<Value>,
-}
-
-/// What a capture may not leave changed, to be compared before and after.
-#[derive(Debug, Clone, PartialEq)]
-pub struct State {
-    pub status: String,
-    pub jobs: Vec<String>,
-    pub exports: Vec<String>,
-    pub nodes: BTreeSet<String>,
-    pub capabilities: BTreeSet<String>,
-    pub parameters: Value,
-    pub fd_sets: Vec<Value>,
-}
-
-impl Control {
-    fn connect(socket: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket)
-            .with_context(|| format!("cannot connect to {}", socket.display()))?;
-        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-        let mut control = Self { stream: BufReader::new(stream), events: Vec::new() };
-        let greeting = control.receive()?;
-        ensure!(greeting.get("QMP").is_some(), "not a QMP greeting: {greeting}");
-        control.execute("qmp_capabilities", &json!({}))?;
-        Ok(control)
-    }
-
-    fn receive(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        let length = self.stream.read_line(&mut line).context("no answer from QMP")?;
-        ensure!(length > 0, "QEMU closed the control connection");
-        serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))
-    }
-
-    /// Sends a command and gives what stands in `return`. An `error` answer is an error with QEMU's words.
-    pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
-        let mut request = json!({ "execute": command, "arguments": arguments }).to_string();
-        request.push('\n');
-        self.stream.get_mut().write_all(request.as_bytes())?;
-        loop {
-            let mut answer = self.receive()?;
-            if answer.get("event").is_some() {
-                self.events.push(answer);
-            } else if let Some(result) = answer.get_mut("return") {
-                return Ok(result.take());
-            } else {
-                bail!("{command}: {answer}");
-            }
-        }
-    }
-
-    /// A command of the human monitor, for what QMP does not have.
-    pub fn human(&mut self, line: &str) -> Result<String> {
-        let answer = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
-        Ok(answer.as_str().unwrap_or_default().to_owned())
-    }
-
-    /// `running`, `paused`, `postmigrate` …
-    pub fn status(&mut self) -> Result<String> {
-        let answer = self.execute("query-status", &json!({}))?;
-        Ok(member(&answer, "status").to_owned())
-    }
-
-    /// `id (status)` of every job.
-    pub fn jobs(&mut self) -> Result<Vec<String>> {
-        let jobs = self.list("query-jobs")?;
-        Ok(jobs.iter().map(|job| format!("{} ({})", member(job, "id"), member(job, "status"))).collect())
-    }
-
-    /// The ids of all block exports. A listening NBD server with no export does not show.
-    pub fn exports(&mut self) -> Result<Vec<String>> {
-        let exports = self.list("query-block-exports")?;
-        Ok(exports.iter().map(|export| member(export, "id").to_owned()).collect())
-    }
-
-    /// `node (driver)` of every block node, generated names included, and the names of its dirty bitmaps.
-    pub fn named_nodes(&mut self) -> Result<BTreeSet<String>> {
-        let nodes = self.list("query-named-block-nodes")?;
-        Ok(nodes
-            .iter()
-            .map(|node| {
-                let mut name = format!("{} ({})", member(node, "node-name"), member(node, "drv"));
-                for bitmap in node.get("dirty-bitmaps").and_then(Value::as_array).into_iter().flatten() {
-                    let _infallible = write!(name, " +{}", member(bitmap, "name"));
-                }
-                name
-            })
-            .collect())
-    }
-
-    /// The migration capabilities that are on.
-    pub fn migrate_capabilities(&mut self) -> Result<BTreeSet<String>> {
-        let all = self.list("query-migrate-capabilities")?;
-        let on = all.iter().filter(|one| one.get("state") == Some(&Value::Bool(true)));
-        Ok(on.map(|one| member(one, "capability").to_owned()).collect())
-    }
-
-    /// All of the above at once: `assert_eq!(before, after)` says what a capture left behind.
-    pub fn state(&mut self) -> Result<State> {
-        Ok(State {
-            status: self.status()?,
-            jobs: self.jobs()?,
-            exports: self.exports()?,
-            nodes: self.named_nodes()?,
-            capabilities: self.migrate_capabilities()?,
-            parameters: self.execute("query-migrate-parameters", &json!({}))?,
-            fd_sets: self.list("query-fdsets")?,
-        })
-    }
-
-    fn list(&mut self, command: &str) -> Result<Vec<Value>> {
-        match self.execute(command, &json!({}))? {
-            Value::Array(list) => Ok(list),
-            other => bail!("{command} did not answer with a list: {other}"),
-        }
-    }
-}
-
-fn member<'a>(object: &'a Value, name: &str) -> &'a str {
-    object.get(name).and_then(Value::as_str).unwrap_or_default()
-}
-
 /// Measures the longest gap between two beats of the counter guest.
 #[derive(Debug)]
 pub struct Beat {
@@ -405,11 +274,7 @@ pub fn fixture(name: &str) -> Result<PathBuf> {
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/vm-fixtures"),
     };
     let fixture = folder.join(name);
-    ensure!(
-        fixture.join("stamp").is_file(),
-        "no fixture {name} in {}: run scripts/fixtures",
-        folder.display()
-    );
+    ensure!(fixture.join("stamp").is_file(), "no fixture {name} in {}: run scripts/fixtures", folder.display());
     Ok(fixture)
 }
 
@@ -419,11 +284,7 @@ pub fn wait_until(mut condition: impl FnMut() -> bool, timeout: Duration, what: 
 }
 
 /// Waits until `attempt` gives something. Its own error ends the waiting.
-pub fn wait_for<T>(
-    timeout: Duration,
-    what: &str,
-    mut attempt: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn wait_for<T>(timeout: Duration, what: &str, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let begun = Instant::now();
     loop {
         if let Some(found) = attempt()? {

@@ -25,7 +25,8 @@ pub(super) fn make(survey: &Survey, items: &[Item], how: &How) -> Result<Plan, B
             (ItemKind::Memory, Some(method)) => (method.name().to_owned(), method.consistency()),
             _ => item.methods.first().map_or((String::new(), Consistency::Live), |m| (m.name.clone(), m.consistency)),
         };
-        planned.push(PlannedItem { item: item.name.clone(), method, consistency, bytes: item.len.unwrap_or(0) });
+        let (bytes, allocated) = sizes(survey, item);
+        planned.push(PlannedItem { item: item.name.clone(), method, consistency, bytes, allocated });
     }
     let bytes = survey.memory().unwrap_or(0);
     let pause = match (survey.running, memory) {
@@ -42,6 +43,23 @@ pub(super) fn make(survey: &Survey, items: &[Item], how: &How) -> Result<Plan, B
         scratch_bytes: writable.iter().map(|disk| disk.size).sum(),
         warnings: survey.warnings(),
     })
+}
+
+/// What an item takes in the case: at worst, and for sure. Memory counts as touched to the half, since what a guest
+/// never touched takes no space.
+fn sizes(survey: &Survey, item: &Item) -> (u64, u64) {
+    let len = item.len.unwrap_or(0);
+    match item.kind {
+        ItemKind::Memory => {
+            let memory = survey.map.as_ref().map_or(0, |map| map.ranges.iter().map(|range| range.len).sum());
+            (memory, memory / 2)
+        }
+        ItemKind::Disk => {
+            let disk = survey.disks.iter().find(|disk| disk.name == item.name);
+            (len, disk.map_or(0, |disk| disk.allocated.min(len)))
+        }
+        ItemKind::Container | ItemKind::Config => (len, 0),
+    }
 }
 
 /// The names of the commands that change something, in order. `tests/qemu.rs` holds them against a real run's wire log.

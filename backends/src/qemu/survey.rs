@@ -46,6 +46,8 @@ pub(super) struct DiskFound {
     pub(super) format: String,
     /// Size the guest sees, in bytes.
     pub(super) size: u64,
+    /// Bytes that its file takes, as far as QEMU knows.
+    pub(super) allocated: u64,
     /// The guest cannot write to it.
     pub(super) read_only: bool,
 }
@@ -237,6 +239,7 @@ fn disk(entry: &Value) -> Option<DiskFound> {
         file: text(inserted, "file"),
         format: text(inserted, "drv"),
         size: inserted.get("image")?.get("virtual-size")?.as_u64()?,
+        allocated: inserted.get("image").and_then(|image| image.get("actual-size")?.as_u64()).unwrap_or(0),
         read_only: inserted.get("ro") == Some(&Value::Bool(true)),
     })
 }
