@@ -1,5 +1,11 @@
 //! A small real case, made through the library, and what tests do to it.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops where something is not as it should be"
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -154,13 +160,14 @@ pub fn block_map(data: &[u8]) -> String {
             hex(&state.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>())
         };
         let line = json!({"at": n * BLOCK, "len": block.len(), "sha256": hex(&Sha256::digest(block)), "chain": chain});
-        text += &format!("{line}\n");
+        text.push_str(&line.to_string());
+        text.push('\n');
     }
     text
 }
 
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Copies a folder with its modes, and gives the copies of links their targets' names.
