@@ -238,7 +238,9 @@ pub fn verify_sh(shell: Shell, script: &Path, args: &[&str], case: &Path) -> Out
             let tools = case.with_file_name("busybox-tools");
             fs::create_dir(&tools).unwrap();
             let applets = Command::new(&busybox).arg("--list").output().unwrap();
-            for name in String::from_utf8(applets.stdout).unwrap().lines() {
+            let wanted = "sha256sum find sed awk sort uniq cmp tr grep ls tail dirname mktemp rm cat comm";
+            let wanted: Vec<_> = wanted.split(' ').collect();
+            for name in String::from_utf8(applets.stdout).unwrap().lines().filter(|name| wanted.contains(name)) {
                 std::os::unix::fs::symlink(&busybox, tools.join(name)).unwrap();
             }
             std::os::unix::fs::symlink(program("ssh-keygen", "openssh-client"), tools.join("ssh-keygen")).unwrap();
