@@ -50,7 +50,8 @@ pub trait Target: Send {
     /// everything that needs no instant yet, so that the guest stands still as briefly as possible.
     async fn prepare(&mut self, items: &[Item], how: &How, journal: &mut dyn Journal) -> Result<(), BackendError>;
     /// Fixes one instant for all items that were prepared, in their order; one capture each. After an error nothing is
-    /// left to read, and `finish` still has to be called.
+    /// left to read, and `finish` still has to be called. The guest may be standing still: what can be written into the
+    /// journal before, in `prepare`, is.
     async fn begin(&mut self, journal: &mut dyn Journal) -> Result<Vec<Capture>, BackendError>;
     /// Takes away what `prepare` and `begin` made, whatever happened, and puts the run state back; says what stays.
     async fn finish(&mut self, journal: &mut dyn Journal) -> Result<Finished, BackendError>;

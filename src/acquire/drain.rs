@@ -7,7 +7,7 @@ use impound_backends::{BackendError, Capture, Kind, Piece};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Captured, Stop};
+use super::Stop;
 use crate::case::CaseError;
 use crate::case::ingest::Ingested;
 
@@ -19,7 +19,6 @@ pub(super) type Ingesting = JoinHandle<Result<Ingested, CaseError>>;
 
 /// The watcher of one stream.
 pub(super) struct Drained {
-    holds_guest: bool,
     done: oneshot::Receiver<()>,
     give_up: Option<oneshot::Sender<String>>,
 }
@@ -35,7 +34,7 @@ pub(super) fn watch(capture: &mut Capture) -> Drained {
         // Nobody may be waiting any more.
         let _ = finished.send(());
     });
-    Drained { holds_guest: capture.holds_guest, done, give_up: Some(give_up) }
+    Drained { done, give_up: Some(give_up) }
 }
 
 type Pieces = mpsc::Receiver<Result<Piece, BackendError>>;
@@ -77,9 +76,9 @@ impl Drained {
 }
 
 /// Waits until all that hold the guest are drained. A capture that would hold it longer than `limit` is given up.
-pub(super) async fn holders(under_way: &mut [(Drained, Captured)], limit: Option<Duration>, stop: &Stop) {
+pub(super) async fn holders(holders: impl Iterator<Item = &mut Drained>, limit: Option<Duration>, stop: &Stop) {
     let deadline = limit.map(|limit| tokio::time::Instant::now() + limit);
-    for (drained, _) in under_way.iter_mut().filter(|(drained, _)| drained.holds_guest) {
+    for drained in holders {
         let too_long = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,

@@ -14,6 +14,7 @@ mod record;
 mod request;
 mod stop;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -101,14 +102,14 @@ async fn open(request: &Request, wire: Arc<dyn WireLog>) -> Result<Opened, Backe
 /// What a capture would do, without doing it.
 pub async fn plan(request: &Request, wire: Arc<dyn WireLog>) -> Result<(Facts, Plan), BackendError> {
     let mut opened = open(request, wire).await?;
-    let how = request.how("plan", Default::default());
+    let how = request.how("plan", BTreeMap::new());
     let plan = opened.target.plan(&opened.items, &how).await?;
     Ok((opened.facts, plan))
 }
 
 /// Takes what is asked for into the case.
 pub async fn acquire(request: &Request, progress: &Arc<dyn Progress>, stop: &Stop) -> Result<Acquired, AcquireError> {
-    let run = RunInfo { run: request.run_id(), target: request.uri.to_string(), who: request.who.clone() };
+    let run = RunInfo { run: request::run_id(), target: request.uri.to_string(), who: request.who.clone() };
     let mut journal = request.case.journal(&run)?;
     let wire = Arc::new(request.case.wire_log(&run)?);
     let outcome = run_it(request, &run, &mut journal, &wire, progress, stop).await;
@@ -156,7 +157,7 @@ async fn run_it(
     for (captured, opening) in captured.into_iter().zip(drafts) {
         let ingested = captured.ingested.await;
         let about = record::About { request, run, facts: &opened.facts, plan: &plan, finished: &finished, started };
-        items.push(seal(&about, captured.about, opening, ingested, wire, progress));
+        items.push(seal(&about, &captured.about, &opening, ingested, wire, progress));
     }
     Ok(Acquired { items, finished, facts: opened.facts, run: run.run.clone() })
 }
@@ -178,10 +179,11 @@ impl Opening {
 }
 
 fn draft(request: &Request, run: &RunInfo, facts: &Facts, item: &Item) -> Result<Opening, CaseError> {
-    if request.resume && item.resumable {
-        if let Some((draft, point)) = request.unfinished(item)? {
-            return Ok(Opening { draft, resume: Some(point) });
-        }
+    if request.resume
+        && item.resumable
+        && let Some((draft, point)) = request.unfinished(item)?
+    {
+        return Ok(Opening { draft, resume: Some(point) });
     }
     let draft = request.case.draft(&facts.name, &item.name, Timestamp::now())?;
     draft.intend(&record::intent(request, run, facts, item))?;
@@ -219,17 +221,25 @@ async fn capture(
         let why = format!("{} captures came for {} items", captures.len(), drafts.len());
         return Err(BackendError::caller("begin the capture", &opened.facts.name, why).into());
     }
-    let mut under_way: Vec<(Drained, Captured)> = Vec::new();
-    for (capture, opening) in captures.into_iter().zip(drafts) {
-        under_way.push(start(capture, opening, request, progress, stop));
-    }
+    let mut waiting: Vec<_> = captures.into_iter().zip(drafts).map(Some).collect();
+    let mut under_way: Vec<Option<(Drained, Captured)>> = waiting.iter().map(|_| None).collect();
+    let mut start_if = |wanted: fn(&Capture) -> bool, under_way: &mut Vec<Option<_>>| {
+        for (waits, runs) in waiting.iter_mut().zip(under_way) {
+            if let Some((capture, opening)) = waits.take_if(|(capture, _)| wanted(capture)) {
+                *runs = Some(start(capture, opening, request, progress, stop));
+            }
+        }
+    };
+    // While the guest stands still, nothing else is worth a core.
+    start_if(|capture| capture.holds_guest, &mut under_way);
     let limit = how.max_pause.map(|max| max.saturating_sub(froze.elapsed()));
-    drain::holders(&mut under_way, limit, stop).await;
+    drain::holders(under_way.iter_mut().flatten().map(|(drained, _)| drained), limit, stop).await;
     if let Some(freezer) = target.freezer().filter(|_| freezes) {
         freezer.thaw(journal).await?;
     }
+    start_if(|_| true, &mut under_way);
     let mut captured = Vec::new();
-    for (drained, item) in under_way {
+    for (drained, item) in under_way.into_iter().flatten() {
         drained.wait(stop).await;
         captured.push(item);
     }
@@ -265,8 +275,8 @@ async fn tidy_after(error: AcquireError, target: &mut dyn Target, journal: &mut 
 
 fn seal(
     about: &record::About<'_>,
-    captured: record::Captured,
-    opening: Opening,
+    captured: &record::Captured,
+    opening: &Opening,
     ingested: Result<Result<Ingested, CaseError>, tokio::task::JoinError>,
     wire: &WireFile,
     progress: &Arc<dyn Progress>,
@@ -290,13 +300,13 @@ fn seal(
     };
     taken.bytes = ingested.content_len;
     taken.sha256 = ingested.stored.first().map(|image| image.sha256.clone());
-    taken.outcome = record::outcome(&captured, &ingested, about.finished);
+    taken.outcome = record::outcome(captured, &ingested, about.finished);
     if ingested.stored.is_empty() {
         taken.resumable = Some(opening.draft.name().to_owned());
         return not_sealed(about, taken, progress);
     }
     let stored = record::stored(&ingested);
-    let record = record::make(about, &captured, &ingested, taken.outcome.clone());
+    let record = record::make(about, captured, &ingested, taken.outcome.clone());
     match opening.draft.seal(record, stored, Some(wire.path())) {
         Ok(sealed) => taken.sealed = Some(sealed),
         Err(error) => {

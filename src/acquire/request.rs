@@ -131,16 +131,16 @@ pub fn select(wanted: &Wanted, items: Vec<Item>) -> Result<Vec<Item>, BackendErr
     Ok(items)
 }
 
-impl Request {
-    /// A short id, different for each run.
-    pub(super) fn run_id(&self) -> String {
-        const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
-        let now = Timestamp::now().as_nanosecond().unsigned_abs() ^ (u128::from(std::process::id()) << 64);
-        let digest = blake3::hash(&now.to_le_bytes());
-        let letter = |byte: &u8| LETTERS.get(usize::from(*byte) % LETTERS.len()).copied().map_or('x', char::from);
-        digest.as_bytes().iter().take(8).map(letter).collect()
-    }
+/// A short id, different for each run.
+pub(super) fn run_id() -> String {
+    const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let now = Timestamp::now().as_nanosecond().unsigned_abs() ^ (u128::from(std::process::id()) << 64);
+    let digest = blake3::hash(&now.to_le_bytes());
+    let letter = |byte: &u8| LETTERS.get(usize::from(*byte) % LETTERS.len()).copied().map_or('x', char::from);
+    digest.as_bytes().iter().take(8).map(letter).collect()
+}
 
+impl Request {
     pub(super) fn how(&self, run: &str, start_at: BTreeMap<String, u64>) -> How {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let holder = format!(

@@ -21,6 +21,7 @@ use crate::report::{Absent, Cell, Column, human_bytes, printable};
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 pub(super) struct Args {
     /// Address of a VM, as qmp:/run/web01.qmp
     target: String,
@@ -126,6 +127,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
         Ok::<_, anyhow::Error>(acquire(&request, &context.progress(), &stop).await?)
     })??;
     print(&acquired, context)?;
+    context.detail(&format!("run {}: everything said to the hypervisor is in journal/{0}.wire.jsonl", acquired.run));
+    for pause in &acquired.finished.pauses {
+        let resumed = pause.resumed.map_or("not resumed".to_owned(), |at| at.to_string());
+        context.detail(&format!("stopped {}, resumed {resumed}", pause.stopped));
+    }
     Ok(told(&acquired, args, &stop, context))
 }
 

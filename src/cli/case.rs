@@ -188,26 +188,26 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
         Verb::New(args) => new(args, context),
         Verb::Show(args) => show(&args, context),
         Verb::Log(args) => log(&args, context),
-        Verb::Note(args) => said(&args.signed.open()?.note(&args.text, &args.signed.who())?, context),
+        Verb::Note(args) => Ok(said(&args.signed.open()?.note(&args.text, &args.signed.who())?, context)),
         Verb::Transfer(args) => {
             let case = args.signed.open()?;
             let head = case.transfer(&args.to, &args.purpose, &args.signed.who(), context.progress().as_ref())?;
-            said(&head, context)
+            Ok(said(&head, context))
         }
         Verb::Seal(args) => {
             if args.signed.key.is_none() {
                 return Err(UsageError("--key FILE is missing: a seal is a signature".to_owned()).into());
             }
-            said(&args.signed.open()?.note("sealed: all of the log up to here", &args.signed.who())?, context)
+            Ok(said(&args.signed.open()?.note("sealed: all of the log up to here", &args.signed.who())?, context))
         }
         Verb::Recover(args) => recover_all(&args, context),
     }
 }
 
 /// The head is what the receiver of a case should keep apart from it.
-fn said(head: &Head, context: &Context) -> Result<Exit> {
+fn said(head: &Head, context: &Context) -> Exit {
     context.say(&format!("written down; the log now has {} entries, the last is {}", head.count, head.hash));
-    Ok(Exit::Complete)
+    Exit::Complete
 }
 
 fn new(args: NewArgs, context: &Context) -> Result<Exit> {
@@ -305,7 +305,9 @@ fn recover_all(args: &RecoverArgs, context: &Context) -> Result<Exit> {
         let undone = if args.hypervisor_is_gone { Ok(Vec::new()) } else { undo(&run) };
         match undone {
             Ok(undone) => {
-                undone.iter().for_each(|did| context.say(&format!("{}: {}", printable(&run.run), printable(did))));
+                for did in &undone {
+                    context.say(&format!("{}: {}", printable(&run.run), printable(did)));
+                }
                 close_run(&case, &run.run, &who, &undone)?;
             }
             Err(error) => {
@@ -335,7 +337,7 @@ fn undo(run: &OpenRun) -> Result<Vec<String>> {
     block_on(async {
         let mut host = for_uri(&uri)?.connect(&uri, Arc::new(NoLog)).await?;
         let mut target = host.open(uri.vm.as_deref()).await?;
-        Ok::<_, BackendError>(target.recover(&run.undo).await?)
+        target.recover(&run.undo).await
     })?
-    .map_err(Into::into)
+    .map_err(|error: BackendError| error.into())
 }

@@ -19,7 +19,7 @@ use crate::report::{Column, Format, Rows, printable};
 pub(super) struct Context {
     format: Format,
     reporter: Arc<Reporter>,
-    pub(super) verbose: bool,
+    verbose: bool,
 }
 
 impl Context {
@@ -40,6 +40,13 @@ impl Context {
     /// A line on stderr, above the bars. The caller escapes what is hostile.
     pub(super) fn say(&self, text: &str) {
         self.reporter.line(text);
+    }
+
+    /// A line for those who want to know more.
+    pub(super) fn detail(&self, text: &str) {
+        if self.verbose {
+            self.say(text);
+        }
     }
 
     pub(super) fn progress(&self) -> Arc<dyn Progress> {

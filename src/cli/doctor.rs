@@ -70,7 +70,8 @@ fn tool(name: &str, fix: &str) -> Finding {
 fn agent() -> Finding {
     let keys = Command::new("ssh-add").arg("-l").output();
     let loaded = keys.as_ref().is_ok_and(|output| output.status.success());
-    let count = keys.map_or(0, |output| output.stdout.iter().filter(|byte| **byte == b'\n').count());
+    let count =
+        keys.map_or(0, |output| output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count());
     Finding {
         what: "key to sign with".to_owned(),
         good: true,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::held::add_fd;
 use super::pieces::Sender;
@@ -82,27 +82,27 @@ impl Disks {
                 let found = client.size();
                 return Err(BackendError::corrupt("open the export", &disk.name, "its size", disk.size, found));
             }
+            if let Some((_, job)) = &fleece {
+                // Written down here and not in `begin`, where the guest would stand still for a write to the disk.
+                let act = format!("keep what the guest overwrites on {}", disk.name);
+                session.about_to(journal, &act, QemuUndo::Job { id: job.clone() })?;
+            }
             ready.push(Ready { disk, fleece, client });
         }
         Ok(Self { ready, scratch: scratch.to_owned() })
     }
 
-    /// Begins to keep what the guest overwrites, for all disks in one transaction, and starts reading. The guest stands
-    /// still when this is called, or the disks are of one instant among themselves alone.
+    /// Begins to keep what the guest overwrites, for all disks in one transaction; reading begins once `thawed` says so.
+    /// The guest stands still when this is called, or the disks are of one instant among themselves alone.
     pub(super) async fn begin(
         self,
         session: &mut Session,
-        journal: &mut dyn Journal,
+        thawed: &watch::Receiver<bool>,
     ) -> Result<Vec<(DiskFound, PieceStream)>, BackendError> {
         let mut actions = Vec::new();
         let mut jobs = Vec::new();
         for ready in &self.ready {
             let Some((node, job)) = &ready.fleece else { continue };
-            session.about_to(
-                journal,
-                &format!("keep what the guest overwrites on {}", ready.disk.name),
-                QemuUndo::Job { id: job.clone() },
-            )?;
             let backup = json!({ "job-id": job, "device": ready.disk.node, "target": node, "sync": "none" });
             actions.push(json!({ "type": "blockdev-backup", "data": backup }));
             jobs.push(job.clone());
@@ -119,7 +119,7 @@ impl Disks {
         });
         for ready in self.ready {
             let (to, pieces) = mpsc::channel(CHANNEL);
-            tokio::spawn(read(ready.client, ready.disk.name.clone(), to, Arc::clone(&guard)));
+            tokio::spawn(read(ready.client, ready.disk.name.clone(), to, Arc::clone(&guard), thawed.clone()));
             streams.push((ready.disk, pieces));
         }
         Ok(streams)
@@ -284,7 +284,18 @@ impl nbd::Take for ToChannel<'_> {
     }
 }
 
-async fn read(mut client: Client<UnixStream>, disk: String, to: Sender, guard: Arc<Guard>) {
+async fn read(
+    mut client: Client<UnixStream>,
+    disk: String,
+    to: Sender,
+    guard: Arc<Guard>,
+    mut thawed: watch::Receiver<bool>,
+) {
+    // Reading makes QEMU work, and it should have nothing else to do while the guest stands still. Without a thaw the run
+    // is over.
+    if thawed.wait_for(|thawed| *thawed).await.is_err() {
+        return;
+    }
     let mut sink = ToChannel(&to, &guard);
     let outcome = tokio::select! {
         outcome = client.read_all(&mut sink) => outcome.map_err(|e| told(&disk, &e)),

@@ -43,16 +43,12 @@ impl Paused {
         let fd_name = format!("{PREFIX}{run}-memory");
         session.about_to(journal, "pass a pipe to QEMU", QemuUndo::NamedFd { name: fd_name.clone() })?;
         session.qmp().await.ask_with_fd("getfd", json!({ "fdname": fd_name }), theirs.as_fd()).await?;
+        session.about_to(journal, "dump memory", QemuUndo::Dump)?;
         Ok(Self { reader, stop, fd_name })
     }
 
     /// Starts the dump. QEMU itself keeps the guest stopped until the pipe is drained.
-    pub(super) async fn begin(
-        self,
-        session: &mut Session,
-        map: Arc<MemoryMap>,
-        journal: &mut dyn Journal,
-    ) -> Result<PieceStream, BackendError> {
+    pub(super) async fn begin(self, session: &mut Session, map: Arc<MemoryMap>) -> Result<PieceStream, BackendError> {
         let (to, pieces) = mpsc::channel(CHANNEL);
         let mut reader = self.reader;
         spawn("memory-dump", move || {
@@ -61,7 +57,6 @@ impl Paused {
                 let _ = to.blocking_send(Err(BackendError::new(Kind::Io, "read the dump of memory", "QEMU", why)));
             }
         })?;
-        session.about_to(journal, "dump memory", QemuUndo::Dump)?;
         let arguments =
             json!({ "paging": false, "protocol": format!("fd:{}", self.fd_name), "detach": true, "format": "elf" });
         if let Err(error) = session.qmp().await.ask("dump-guest-memory", arguments).await {

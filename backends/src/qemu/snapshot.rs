@@ -59,16 +59,13 @@ impl Snapshot {
         session.about_to(journal, "pass a pipe to QEMU", QemuUndo::NamedFd { name: fd_name.clone() })?;
         let arguments = json!({ "fdname": fd_name });
         session.qmp().await.ask_with_fd("getfd", arguments, std::os::fd::AsFd::as_fd(&theirs)).await?;
+        // Written down here and not in `begin`, where the guest would stand still for the time of a write to the disk.
+        session.about_to(journal, "take a snapshot of memory", QemuUndo::Migration)?;
         Ok(Self { reader, stop, fd_name })
     }
 
     /// Starts the snapshot and waits until every page is protected: the instant is then fixed.
-    pub(super) async fn begin(
-        self,
-        session: &mut Session,
-        map: Arc<MemoryMap>,
-        journal: &mut dyn Journal,
-    ) -> Result<PieceStream, BackendError> {
+    pub(super) async fn begin(self, session: &mut Session, map: Arc<MemoryMap>) -> Result<PieceStream, BackendError> {
         let (to, pieces) = mpsc::channel(CHANNEL);
         let (armed, mut is_armed) = oneshot::channel();
         let (reader, wire, name) = (self.reader, session.wire(), self.fd_name.clone());
@@ -76,7 +73,6 @@ impl Snapshot {
             .name("memory-stream".to_owned())
             .spawn(move || receive(reader, map, &to, armed, wire.as_ref(), &name))
             .map_err(|e| BackendError::io("start a thread", "memory", &e))?;
-        session.about_to(journal, "take a snapshot of memory", QemuUndo::Migration)?;
         let started = session.qmp().await.ask("migrate", json!({ "uri": format!("fd:{}", self.fd_name) })).await;
         let outcome = match started {
             Ok(_) => wait_until_armed(session, &mut is_armed).await,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::disks::Disks;
 use super::flatview::MemoryMap;
@@ -29,6 +30,7 @@ pub(super) struct QemuTarget {
     survey: Survey,
     prepared: Option<Prepared>,
     stall: Option<StallWatch>,
+    thawed: watch::Sender<bool>,
 }
 
 /// What `prepare` made ready.
@@ -47,7 +49,13 @@ enum Memory {
 impl QemuTarget {
     pub(super) async fn open(mut qmp: Qmp, wire: Arc<dyn WireLog>) -> Result<Self, BackendError> {
         let survey = Survey::make(&mut qmp).await?;
-        Ok(Self { session: Session::new(qmp, wire), survey, prepared: None, stall: None })
+        Ok(Self {
+            session: Session::new(qmp, wire),
+            survey,
+            prepared: None,
+            stall: None,
+            thawed: watch::Sender::new(false),
+        })
     }
 
     fn disk(&self, name: &str) -> Option<&DiskFound> {
@@ -125,7 +133,6 @@ impl QemuTarget {
         &mut self,
         method: MemoryMethod,
         memory: Memory,
-        journal: &mut dyn Journal,
     ) -> Result<(Arc<MemoryMap>, Value, PieceStream), BackendError> {
         let (map, facts) = self.instant().await?;
         if method == MemoryMethod::Snapshot {
@@ -133,8 +140,8 @@ impl QemuTarget {
             self.stall = pid.and_then(|pid| StallWatch::start(pid, &self.survey.cpu_threads));
         }
         let pieces = match memory {
-            Memory::Snapshot(snapshot) => snapshot.begin(&mut self.session, Arc::clone(&map), journal).await?,
-            Memory::Paused(paused) => paused.begin(&mut self.session, Arc::clone(&map), journal).await?,
+            Memory::Snapshot(snapshot) => snapshot.begin(&mut self.session, Arc::clone(&map)).await?,
+            Memory::Paused(paused) => paused.begin(&mut self.session, Arc::clone(&map)).await?,
             Memory::Physical(physical) => physical.begin(&self.session, &map)?,
         };
         Ok((map, facts, pieces))
@@ -189,17 +196,17 @@ impl Target for QemuTarget {
         Ok(())
     }
 
-    async fn begin(&mut self, journal: &mut dyn Journal) -> Result<Vec<Capture>, BackendError> {
+    async fn begin(&mut self, _journal: &mut dyn Journal) -> Result<Vec<Capture>, BackendError> {
         let prepared = self.prepared.take();
         let prepared =
             prepared.ok_or_else(|| BackendError::caller("begin", &self.survey.name, "nothing was prepared"))?;
         let mut disks = match prepared.disks {
-            Some(disks) => disks.begin(&mut self.session, journal).await?,
+            Some(disks) => disks.begin(&mut self.session, &self.thawed.subscribe()).await?,
             None => Vec::new(),
         };
         let mut memory = match prepared.memory {
             Some((method, memory)) => {
-                let (map, facts, pieces) = self.begin_memory(method, memory, journal).await?;
+                let (map, facts, pieces) = self.begin_memory(method, memory).await?;
                 Some((method, map, facts, pieces))
             }
             None => None,
@@ -264,6 +271,11 @@ impl Freeze for QemuTarget {
     }
 
     async fn thaw(&mut self, journal: &mut dyn Journal) -> Result<(), BackendError> {
+        if self.survey.running {
+            // No question first: QEMU may be slow to answer while it protects memory, and `cont` is right in any case.
+            self.session.qmp().await.run(&qapi::qmp::cont {}).await?;
+        }
+        self.thawed.send_replace(true);
         self.session.undo(journal, |undo| matches!(undo, QemuUndo::RunState { .. })).await
     }
 }
