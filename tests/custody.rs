@@ -202,7 +202,7 @@ fn a_killed_run_is_named_until_it_is_undone() {
     let case = build(&path, None);
     let run = RunInfo { run: "r2".to_owned(), target: "fake:#web01".to_owned(), who: ADA.to_owned() };
     let mut journal = case.journal(&run).unwrap();
-    let undo = |say: &str| Undo { say: say.to_owned(), how: Value::Null };
+    let undo = |say: &str| Undo { say: say.to_owned(), holds_guest: false, how: Value::Null };
     journal.about_to("stop", undo("resume")).unwrap();
     let job = journal.about_to("start a job", undo("cancel the job")).unwrap();
     journal.about_to("export", undo("stop the export")).unwrap();

@@ -10,6 +10,7 @@
 //! One item's failure does not stop the others.
 
 mod drain;
+mod guardian;
 mod record;
 mod request;
 mod stop;
@@ -21,6 +22,7 @@ use std::time::Instant;
 use impound_backends::{BackendError, Capture, Facts, Finished, Host, How, Item, Plan, Target, WireLog, for_uri};
 use jiff::Timestamp;
 
+pub use guardian::stand_guard;
 pub use request::{Disks, Request, Store, Wanted, select};
 pub use stop::Stop;
 
@@ -28,6 +30,7 @@ use crate::case::ingest::{Ingested, ResumePoint, ingest};
 use crate::case::{CaseError, Draft, Outcome, RunInfo, RunJournal, Sealed, WireFile};
 use crate::progress::Progress;
 use drain::Drained;
+use guardian::Guardian;
 
 /// What came of a capture.
 #[derive(Debug)]
@@ -225,8 +228,12 @@ async fn capture(
     target.prepare(&opened.items, how, journal).await?;
     stop.check()?;
     // A source that is of no single instant needs no stop.
-    let froze = Instant::now();
     let freezes = request.needs_instant(&opened.items);
+    let guardian = match (&request.guardian, target.freezer()) {
+        (Some(program), Some(_)) if freezes => Some(Guardian::start(program, &request.case, &how.run)?),
+        _ => None,
+    };
+    let froze = Instant::now();
     if let Some(freezer) = target.freezer().filter(|_| freezes) {
         freezer.freeze(journal).await?;
     }
@@ -245,6 +252,7 @@ async fn capture(
     if let Some(freezer) = target.freezer().filter(|_| freezes) {
         freezer.thaw(journal).await?;
     }
+    guardian.into_iter().for_each(Guardian::dismiss);
     let mut captured = Vec::new();
     for (drained, item) in under_way {
         drained.wait(stop).await;

@@ -64,7 +64,8 @@ pub fn build(dir: &Path, key: Option<&Path>) -> Case {
         answer_digest: String::new(),
         error: None,
     });
-    let act = journal.about_to("stop", Undo { say: "resume".to_owned(), how: Value::Null }).unwrap();
+    let act =
+        journal.about_to("stop", Undo { say: "resume".to_owned(), holds_guest: false, how: Value::Null }).unwrap();
     seal(&case, "memory", &memory(), true, Outcome::Complete, wire.path());
     seal(&case, "vda", b"a small disk", false, Outcome::Complete, wire.path());
     journal.done(act).unwrap();
