@@ -31,7 +31,7 @@ mod zst;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use impound_backends::{Capture, ItemKind};
 use jiff::Timestamp;
@@ -125,25 +125,28 @@ pub fn ingest(
         task,
         coverage,
         gaps,
-        allocation,
+        allocation: allocation.as_ref(),
         asides: Asides::new(&draft.join("data"), options.digests.iter().copied().collect()),
         sample: (capture.item.kind == ItemKind::Memory).then(Sample::default),
         tally,
         pending: Vec::new(),
         published: 0,
-        unwatched: 0,
+        unwatched: receive::WATCH,
+        flush_every: if plan.resumable { options.block } else { u64::MAX },
+        unflushed: 0,
     };
     task.phase("copying");
     task.add(plan.from);
-    let live = receiver.allocation.clone().filter(|_| plan.resumable);
+    let live = allocation.as_ref().filter(|_| plan.resumable);
     let (hashed, end, content) = std::thread::scope(|scope| {
         let _guard = pipeline.image.frontier.guard();
-        let running = pipeline.start(scope, options, &space, live.as_deref());
+        let running = pipeline.start(scope, options, &space, live);
         let end = receiver.run(&mut capture.pieces, stop);
         capture.pieces.close();
         let keep = plan.resumable && options.keep_draft && end != End::Closed;
         let content = if keep { Ok(None) } else { receiver.finish(capture.len).map(Some) };
         if !matches!(content, Ok(Some(_))) {
+            receiver.publish();
             pipeline.image.frontier.abandon();
         }
         task.phase("hashing");
@@ -157,7 +160,7 @@ pub fn ingest(
     }
 }
 
-type Maps = (Option<Arc<Mutex<Allocation>>>, Gaps, Tally);
+type Maps = (Option<Mutex<Allocation>>, Gaps, Tally);
 
 /// Begins the maps beside the image, with what an earlier run knew of the part that is kept.
 fn begin_maps(capture: &Capture, draft: &Path, options: &IngestOptions, space: &Space) -> Result<Maps, CaseError> {
@@ -167,7 +170,7 @@ fn begin_maps(capture: &Capture, draft: &Path, options: &IngestOptions, space: &
     }
     let path = allocation::part(draft);
     let Some(resume) = &options.resume else {
-        return Ok((Some(Arc::new(Mutex::new(Allocation::create(&path)?))), gaps, tally));
+        return Ok((Some(Mutex::new(Allocation::create(&path)?)), gaps, tally));
     };
     let _ = std::fs::remove_file(draft.join("gaps.jsonl.part"));
     let fresh = draft.join("allocation.jsonl.new");
@@ -189,7 +192,7 @@ fn begin_maps(capture: &Capture, draft: &Path, options: &IngestOptions, space: &
     kept.flush(space)?;
     std::fs::rename(&fresh, &path).map_err(CaseError::io("replace", &path))?;
     kept.moved_to(&path);
-    Ok((Some(Arc::new(Mutex::new(kept))), gaps, tally))
+    Ok((Some(Mutex::new(kept)), gaps, tally))
 }
 
 /// The end of a copy: everything is written and hashed, or left to be resumed.
@@ -233,7 +236,7 @@ impl Done<'_> {
     /// Leaves the draft as it is, to be resumed.
     fn leave(&self, receiver: &Receiver<'_>) -> Result<Ingested, CaseError> {
         let mut report = self.report(receiver, self.outcome(false, false));
-        if let Some(allocation) = &receiver.allocation {
+        if let Some(allocation) = receiver.allocation {
             allocation.lock().unwrap_or_else(PoisonError::into_inner).flush(self.space)?;
         }
         report.notes.push("the draft was left to be resumed".into());
@@ -253,7 +256,7 @@ impl Done<'_> {
         report.content_len = content_len;
         let mut end = self.end.clone();
         if let Some((len, why)) = hashed.cut {
-            receiver.gaps.cut(len, content_len, &why, self.space)?;
+            receiver.gaps.cut(len, self.plan.head.len, &why, self.space)?;
             report.content_len = len;
             end = End::Failed(why);
         }
@@ -264,10 +267,11 @@ impl Done<'_> {
         report.content_sha256 = Some(hashed.content.unwrap_or_else(|| hashed.image.sha256.clone()));
         report.stored = vec![hashed.image];
         report.stored.extend(receiver.asides.finish()?);
-        hashed.map.finish(&self.draft.join("blocks.jsonl"), self.space)?;
+        let mut map = hashed.map;
+        map.finish(&self.draft.join("blocks.jsonl"), self.space)?;
         report.tags.push("blocks.jsonl".into());
-        if let Some(map) = receiver.allocation.take().and_then(Arc::into_inner) {
-            let map = map.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(map) = receiver.allocation {
+            let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
             map.finish(&self.draft.join("allocation.jsonl"), self.space)?;
             report.tags.push("allocation.jsonl".into());
         }

@@ -25,7 +25,7 @@ use crate::case::CaseError;
 use crate::progress::Task;
 
 /// How often free space is looked at, in bytes written.
-const WATCH: u64 = 64 << 20;
+pub(super) const WATCH: u64 = 64 << 20;
 /// How long a stop may go unnoticed while nothing comes.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -57,7 +57,7 @@ pub(super) struct Receiver<'a> {
     pub(super) task: &'a dyn Task,
     pub(super) coverage: Coverage,
     pub(super) gaps: Gaps,
-    pub(super) allocation: Option<Arc<Mutex<Allocation>>>,
+    pub(super) allocation: Option<&'a Mutex<Allocation>>,
     pub(super) asides: Asides,
     pub(super) sample: Option<Sample>,
     pub(super) tally: Tally,
@@ -67,6 +67,9 @@ pub(super) struct Receiver<'a> {
     pub(super) published: u64,
     /// Bytes written since free space was last looked at.
     pub(super) unwatched: u64,
+    /// Bytes that may come before the allocation map must reach the system, and how many came.
+    pub(super) flush_every: u64,
+    pub(super) unflushed: u64,
 }
 
 impl Receiver<'_> {
@@ -163,10 +166,18 @@ impl Receiver<'_> {
         Ok((at, len))
     }
 
-    fn note(&self, run: Run) -> Result<(), String> {
-        let Some(allocation) = &self.allocation else { return Ok(()) };
+    /// Notes a run in the allocation map. Of a copy that can be resumed, the map is never far behind the bytes.
+    fn note(&mut self, run: Run) -> Result<(), String> {
+        let Some(allocation) = self.allocation else { return Ok(()) };
+        self.unflushed = self.unflushed.saturating_add(run.len);
+        let flush = self.unflushed >= self.flush_every;
         let mut allocation = allocation.lock().unwrap_or_else(PoisonError::into_inner);
-        allocation.note(run, self.space).map_err(|error| error.to_string())
+        allocation.note(run, self.space).map_err(|error| error.to_string())?;
+        if flush {
+            allocation.flush(self.space).map_err(|error| error.to_string())?;
+            self.unflushed = 0;
+        }
+        Ok(())
     }
 
     /// Looks at free space from time to time.
@@ -191,7 +202,8 @@ impl Receiver<'_> {
         self.image.frontier.refused().map_or(Ok(()), Err)
     }
 
-    fn publish(&mut self) {
+    /// Publishes what is filled.
+    pub(super) fn publish(&mut self) {
         self.published = self.pending.last().map_or(self.published, |(to, _)| *to);
         self.image.frontier.publish(self.pending.drain(..));
     }
