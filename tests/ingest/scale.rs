@@ -29,8 +29,7 @@ fn memory_stays_small_whatever_the_size() {
 fn child_ten_terabytes() {
     let folder = tempfile::tempdir().unwrap();
     let len = 10 << 40;
-    // Everything is told, the beginning and a place at the far end last; then the source breaks before the first byte,
-    // so there is nothing to hash for hours.
+    // Far from the beginning, so that nothing has to be hashed: that alone would take hours.
     let pieces = (0..400_000_u64)
         .map(move |i| {
             let at = len / 2 + i * 8 * MIB;
@@ -63,6 +62,58 @@ fn child_random_order() {
     assert_eq!(tool("sha256sum", &path), report.stored[0].sha256);
     let peak = peak_memory();
     assert!(peak < 200 * MIB, "{peak}");
+}
+
+/// CPU time of this process and of the children it waited for, in seconds (`/proc/self/stat`, fields 14 to 17).
+fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = text.rsplit(')').next().unwrap().split_whitespace().skip(11).take(4);
+    fields.map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+}
+
+/// Prints seconds for 2 GiB: `cargo test --release --test ingest -- --ignored --nocapture --exact scale::measure`.
+#[test]
+#[ignore = "measures time"]
+fn measure() {
+    let len = 2 << 30;
+    let block: bytes::Bytes = bytes(0, 64 * MIB).into();
+    let part = move |i: u64| {
+        let at = usize::try_from(i % 64 * MIB).unwrap();
+        Ok(impound_backends::Piece::Data { at: i * MIB, bytes: block.slice(at..at + (1 << 20)) })
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let time = |what: &str, work: &mut dyn FnMut()| {
+        assert!(Command::new("sync").status().unwrap().success());
+        let (begun, cpu) = (std::time::Instant::now(), cpu_seconds());
+        work();
+        println!("{what:28} {:6.2} s wall {:6.2} s CPU", begun.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    };
+    for (name, blocks) in [("in order", 1), ("in random order", 87_383)] {
+        let draft = folder.path().join(name);
+        std::fs::create_dir(&draft).unwrap();
+        let part = part.clone();
+        let pieces = (0..len / MIB).map(move |i| part(i * blocks % (len / MIB)));
+        let mut source = Some(capture(ItemKind::Memory, len, &[], Pieces::lazy(pieces)));
+        let options = IngestOptions { block: 16 << 20, ..options() };
+        time(&format!("ingest, {name}"), &mut || {
+            run(source.take().unwrap(), &draft, &options);
+        });
+    }
+    let image = folder.path().join("in order/data/vda.raw");
+    let shell = |script: &str| {
+        let status = Command::new("sh").args(["-c", script, "sh"]).arg(&image).status().unwrap();
+        assert!(status.success());
+    };
+    time("cp, then sync of the copy", &mut || shell("cp --sparse=never \"$1\" \"$1.copy\" && sync \"$1.copy\""));
+    for _ in 0..3 {
+        time("openssl dgst -sha256", &mut || shell("openssl dgst -sha256 \"$1\" >/dev/null"));
+        time("blocks::check", &mut || {
+            let map = folder.path().join("in order/blocks.jsonl");
+            let check = impound::case::blocks::check(&image, &map, &impound::progress::Silent).unwrap();
+            assert!(check.sha256.is_some());
+        });
+    }
+    println!("peak memory {} MiB", peak_memory() / MIB);
 }
 
 async fn target(address: &str) -> Box<dyn Target> {

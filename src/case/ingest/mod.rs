@@ -47,11 +47,10 @@ use crate::case::CaseError;
 use crate::progress::Task;
 use allocation::{Allocation, Run};
 use aside::Asides;
-use coverage::Coverage;
 use gaps::Gaps;
 use pipeline::{Hashed, Pipeline};
 use receive::{End, Receiver, Tally};
-use space::Space;
+use space::{Log, Space};
 
 /// How an item ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,25 +115,9 @@ pub fn ingest(
     let space = Space::new(draft, options.min_free, plan.layout.len / options.block)?;
     let (allocation, gaps, tally) = begin_maps(&capture, draft, options, &space)?;
     let pipeline = Pipeline::open(&plan, draft, options, plan.resumable)?;
-    let mut coverage = Coverage::new(capture.len, plan.regions.clone());
-    coverage.note(0, plan.from, true);
-    let mut receiver = Receiver {
-        image: &pipeline.image,
-        layout: &plan.layout,
-        space: &space,
-        task,
-        coverage,
-        gaps,
-        allocation: allocation.as_ref(),
-        asides: Asides::new(&draft.join("data"), options.digests.iter().copied().collect()),
-        sample: (capture.item.kind == ItemKind::Memory).then(Sample::default),
-        tally,
-        pending: Vec::new(),
-        published: 0,
-        unwatched: receive::WATCH,
-        flush_every: if plan.resumable { options.block } else { u64::MAX },
-        unflushed: 0,
-    };
+    let mut receiver = Receiver::new(&capture, &plan, &pipeline.image, &space, task, gaps, tally);
+    receiver.allocation = allocation.as_ref();
+    receiver.asides = Asides::new(&draft.join("data"), options.digests.iter().copied().collect());
     task.phase("copying");
     task.add(plan.from);
     let live = allocation.as_ref().filter(|_| plan.resumable);
@@ -267,22 +250,25 @@ impl Done<'_> {
         report.content_sha256 = Some(hashed.content.unwrap_or_else(|| hashed.image.sha256.clone()));
         report.stored = vec![hashed.image];
         report.stored.extend(receiver.asides.finish()?);
-        let mut map = hashed.map;
+        report.tags = self.settle_maps(hashed.map, receiver.allocation)?;
+        report.tags.extend(spilled.then(|| "gaps.jsonl".into()));
+        report.outcome = Done { end, ..*self }.outcome(missing, unreadable);
+        Ok(report)
+    }
+
+    /// Gives the maps their names and takes away what a resumed copy would have needed.
+    fn settle_maps(&self, mut map: Log, allocation: Option<&Mutex<Allocation>>) -> Result<Vec<String>, CaseError> {
         map.finish(&self.draft.join("blocks.jsonl"), self.space)?;
-        report.tags.push("blocks.jsonl".into());
-        if let Some(map) = receiver.allocation {
+        let mut tags = vec!["blocks.jsonl".to_owned()];
+        if let Some(map) = allocation {
             let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
             map.finish(&self.draft.join("allocation.jsonl"), self.space)?;
-            report.tags.push("allocation.jsonl".into());
-        }
-        if spilled {
-            report.tags.push("gaps.jsonl".into());
+            tags.push("allocation.jsonl".into());
         }
         if self.plan.resumable {
             let path = self.draft.join(resume::HEAD);
             std::fs::remove_file(&path).map_err(CaseError::io("remove", &path))?;
         }
-        report.outcome = Done { end, ..*self }.outcome(missing, unreadable);
-        Ok(report)
+        Ok(tags)
     }
 }

@@ -9,7 +9,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use impound_backends::{BackendError, Piece, PieceStream, Why};
+use impound_backends::{BackendError, Capture, ItemKind, Piece, PieceStream, Why};
 use jiff::Timestamp;
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -19,13 +19,14 @@ use super::coverage::Coverage;
 use super::follow::{CHUNK, Source};
 use super::gaps::{Gap, Gaps};
 use super::layout::Layout;
+use super::options::Plan;
 use super::sample::Sample;
 use super::space::{Space, full};
 use crate::case::CaseError;
 use crate::progress::Task;
 
 /// How often free space is looked at, in bytes written.
-pub(super) const WATCH: u64 = 64 << 20;
+const WATCH: u64 = 64 << 20;
 /// How long a stop may go unnoticed while nothing comes.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -62,14 +63,48 @@ pub(super) struct Receiver<'a> {
     pub(super) sample: Option<Sample>,
     pub(super) tally: Tally,
     /// Steps of the frontier not published yet.
-    pub(super) pending: Vec<(u64, bool)>,
+    pending: Vec<(u64, bool)>,
     /// Published up to here, in the file.
-    pub(super) published: u64,
+    published: u64,
     /// Bytes written since free space was last looked at.
-    pub(super) unwatched: u64,
+    unwatched: u64,
     /// Bytes that may come before the allocation map must reach the system, and how many came.
-    pub(super) flush_every: u64,
-    pub(super) unflushed: u64,
+    flush_every: u64,
+    unflushed: u64,
+}
+
+impl<'a> Receiver<'a> {
+    /// One that nothing came to yet, except what an earlier run left: `gaps` and `tally` know of it.
+    pub(super) fn new(
+        capture: &Capture,
+        plan: &'a Plan,
+        image: &'a Source,
+        space: &'a Space,
+        task: &'a dyn Task,
+        gaps: Gaps,
+        tally: Tally,
+    ) -> Self {
+        let mut coverage = Coverage::new(capture.len, plan.regions.clone());
+        coverage.note(0, plan.from, true);
+        Self {
+            image,
+            layout: &plan.layout,
+            space,
+            task,
+            coverage,
+            gaps,
+            allocation: None,
+            asides: Asides::default(),
+            sample: (capture.item.kind == ItemKind::Memory).then(Sample::default),
+            tally,
+            pending: Vec::new(),
+            published: 0,
+            // The first piece looks at the free space.
+            unwatched: WATCH,
+            flush_every: if plan.resumable { plan.head.block } else { u64::MAX },
+            unflushed: 0,
+        }
+    }
 }
 
 impl Receiver<'_> {
