@@ -5,7 +5,7 @@
 //! in the VM's [`State`].
 //!
 //! ```console
-//! $ impound acquire 'fake:web01?memory=64M&disk=16M&state=/tmp/web01.json' --case demo --memory --disk all
+//! $ impound acquire "fake:web01?memory=64M&disk=16M&state=$PWD/web01.json" --case demo --memory --disk all
 //! ```
 //!
 //! Options, all optional, in any order, joined by `&`:

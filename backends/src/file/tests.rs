@@ -134,6 +134,38 @@ async fn what_is_no_image_is_refused_with_its_kind() {
     assert!(relative.to_string().contains("absolute"));
 }
 
+/// A loop device, detached in the end.
+struct Loop(String);
+
+impl Loop {
+    /// `None` where this user or machine has none.
+    fn read_only(image: &Path) -> Option<Self> {
+        let out = std::process::Command::new("losetup").args(["-r", "-f", "--show"]).arg(image).output().ok()?;
+        out.status.success().then(|| Self(String::from_utf8(out.stdout).unwrap().trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+#[tokio::test]
+async fn a_block_device_is_measured_by_its_end_and_a_read_only_one_holds_still() {
+    let folder = tempfile::tempdir().unwrap();
+    let image_path = folder.path().join("disk.img");
+    let expected: Vec<u8> = (0..3 << 20).map(|i: u32| i.to_le_bytes()[i as usize % 3]).collect();
+    fs::write(&image_path, &expected).unwrap();
+    let Some(device) = Loop::read_only(&image_path) else { return println!("skipped: no loop device here") };
+    let mut target = target(Path::new(&device.0)).await.unwrap();
+    let items = target.items().await.unwrap();
+    assert_eq!(items[0].methods[0].consistency, Consistency::Instantaneous);
+    let (bytes, sparse) = image(&mut *target, 0).await.unwrap();
+    assert!(bytes == expected && sparse == 0);
+    assert!(target.finish(&mut Forgetful::default()).await.unwrap().problems.is_empty());
+}
+
 #[test]
 fn names_are_made_safe() {
     for (path, name) in [("/a/Disk 1.img", "disk_1.img"), ("/a/..", "disk"), ("/a/.hidden", "hidden"), ("/ä", "_")] {

@@ -7,8 +7,8 @@
 //! with zstd:             └→ spool → compressor → .zst file → the same hashers; content digest from the spool
 //! ```
 //!
-//! The receiver writes each piece to its place ([`layout`]), notes that it came ([`coverage`]) and publishes how far the
-//! beginning is filled ([`frontier`]); everything else follows behind through the page cache ([`follow`], [`zst`]). Files
+//! The receiver writes each piece to its place (`layout`), notes that it came (`coverage`) and publishes how far the
+//! beginning is filled (`frontier`); everything else follows behind through the page cache (`follow`, `zst`). Files
 //! are created under temporary names (`data/memory.raw.part`), made durable and renamed; nothing is overwritten.
 //!
 //! It blocks, and runs on a thread of its own. `stop` is noticed within 100 ms even when no piece comes.
