@@ -4,5 +4,8 @@
 //! The way of the data: a target's [`impound_backends::Capture`] is ingested into a draft exhibit ([`case`]), hashed
 //! while it is written, sealed, and noted in the case's custody log. Imports run one way, see `ARCHITECTURE.md`.
 
+pub mod acquire;
 pub mod case;
+pub mod cli;
 pub mod progress;
+pub mod report;

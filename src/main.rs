@@ -1,3 +1,5 @@
-//! The program: parse, run, exit code.
+//! The program. Everything is in the library, so that tests reach it.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    impound::cli::main()
+}

@@ -46,17 +46,14 @@ pub trait Target: Send {
     /// What `begin` would do for these items. Changes nothing; refuses what `begin` would refuse, as far as that can be
     /// known beforehand.
     async fn plan(&mut self, items: &[Item], how: &How) -> Result<Plan, BackendError>;
-    /// Takes the VM for this run, so that no second run can: refuses, naming the holder, if one has it.
-    async fn claim(&mut self, how: &How, journal: &mut dyn Journal) -> Result<(), BackendError>;
-    /// Fixes one instant for all `items`, in their order; one capture each. After an error nothing is left to read, and
-    /// `finish` still has to be called.
-    async fn begin(
-        &mut self,
-        items: &[Item],
-        how: &How,
-        journal: &mut dyn Journal,
-    ) -> Result<Vec<Capture>, BackendError>;
-    /// Takes away what `claim` and `begin` made, whatever happened, and puts the run state back; says what stays.
+    /// Takes the VM for this run, so that no second run can (refuses, naming the holder, if one has it), and makes ready
+    /// everything that needs no instant yet, so that the guest stands still as briefly as possible.
+    async fn prepare(&mut self, items: &[Item], how: &How, journal: &mut dyn Journal) -> Result<(), BackendError>;
+    /// Fixes one instant for all items that were prepared, in their order; one capture each. After an error nothing is
+    /// left to read, and `finish` still has to be called. The guest may be standing still: what can be written into the
+    /// journal before, in `prepare`, is.
+    async fn begin(&mut self, journal: &mut dyn Journal) -> Result<Vec<Capture>, BackendError>;
+    /// Takes away what `prepare` and `begin` made, whatever happened, and puts the run state back; says what stays.
     async fn finish(&mut self, journal: &mut dyn Journal) -> Result<Finished, BackendError>;
     /// Undoes, last first, what a killed run had begun. Answers what it did, a line each; what is already gone is fine.
     async fn recover(&mut self, undo: &[Undo]) -> Result<Vec<String>, BackendError>;
@@ -217,6 +214,8 @@ pub struct PlannedItem {
     pub consistency: Consistency,
     /// Bytes that will be written to the case at worst.
     pub bytes: u64,
+    /// Bytes that will be written for sure, as far as the source tells what is allocated.
+    pub allocated: u64,
 }
 
 /// What was seen and what stays after a capture.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use impound::case::ingest::{IngestOptions, Outcome};
 use impound_backends::fake::content;
-use impound_backends::{Consistency, Forgetful, How, ItemKind, NoLog, Target, Uri, Why};
+use impound_backends::{Capture, Consistency, Forgetful, How, ItemKind, NoLog, Target, Uri, Why};
 
 use crate::kit::*;
 
@@ -122,6 +122,13 @@ async fn target(address: &str) -> Box<dyn Target> {
     backend.connect(&uri, Arc::new(NoLog)).await.unwrap().open(None).await.unwrap()
 }
 
+/// Begins with everything there is.
+async fn begin(target: &mut dyn Target) -> Vec<Capture> {
+    let (items, mut journal) = (target.items().await.unwrap(), Forgetful::default());
+    target.prepare(&items, &how(), &mut journal).await.unwrap();
+    target.begin(&mut journal).await.unwrap()
+}
+
 fn how() -> How {
     How {
         memory_method: None,
@@ -137,8 +144,7 @@ fn how() -> How {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fake_vm_in_random_order_is_stored_as_its_content_says() {
     let mut target = target("fake:stored?memory=6M&hole=2M+1M&disk=5000001&order=random&piece=36K&gap=vda:1M+8K").await;
-    let items = target.items().await.unwrap();
-    let captures = target.begin(&items, &how(), &mut Forgetful::default()).await.unwrap();
+    let captures = begin(&mut *target).await;
     for capture in captures {
         let folder = tempfile::tempdir().unwrap();
         let (name, len, regions) = (capture.item.name.clone(), capture.len, capture.regions.clone());
@@ -168,8 +174,7 @@ async fn a_file_is_imaged_as_dcfldd_does() {
     file.seek(SeekFrom::Start(40 * MIB + 5)).unwrap();
     file.write_all(&bytes(0, 5 * MIB)).unwrap();
     let mut target = target(&format!("file:{}", source.display())).await;
-    let items = target.items().await.unwrap();
-    let capture = target.begin(&items, &how(), &mut Forgetful::default()).await.unwrap().pop().unwrap();
+    let capture = begin(&mut *target).await.pop().unwrap();
     let draft = folder.path().join("draft");
     let report = tokio::task::spawn_blocking(move || {
         std::fs::create_dir(&draft).unwrap();

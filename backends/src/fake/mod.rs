@@ -17,7 +17,7 @@
 //! - `state=PATH`: the VM's state lives in this file and outlives the process; otherwise it lives as long as the process.
 //! - `fail=CALL:N`: the Nth call of `CALL` (counted in the VM's state) fails before it has any effect; `late=CALL:N`: after
 //!   it had; `hang=CALL:N`: never returns; `abort=CALL:N`: the process dies there, as by a kill. Calls: `connect`, `targets`,
-//!   `open`, `describe`, `items`, `plan`, `claim`, `begin`, `finish`, `recover`, `freeze`, `thaw`.
+//!   `open`, `describe`, `items`, `plan`, `prepare`, `begin`, `finish`, `recover`, `freeze`, `thaw`.
 //! - `gap=ITEM:1M+64K`: a range that cannot be read. `double=ITEM:1M`: the piece there comes twice. `short=ITEM:1M`: the
 //!   stream ends after so many bytes. `error=ITEM:1M`: it breaks after so many. `stuck=ITEM:1M`: nothing comes any more.
 //!

@@ -17,11 +17,13 @@ pub(super) struct FakeTarget {
     /// Acts not yet undone: what `how` of their undo says, and their names in the journal.
     open: Vec<(Value, ActId)>,
     pauses: Vec<Pause>,
+    /// What `begin` takes.
+    prepared: Option<(Vec<Item>, How)>,
 }
 
 impl FakeTarget {
     pub(super) fn new(vm: Vm) -> Self {
-        Self { vm, open: Vec::new(), pauses: Vec::new() }
+        Self { vm, open: Vec::new(), pauses: Vec::new(), prepared: None }
     }
 
     fn on(&self) -> String {
@@ -186,6 +188,7 @@ impl Target for FakeTarget {
                 method: method.name,
                 consistency: method.consistency,
                 bytes: item.len.unwrap_or(0),
+                allocated: item.len.unwrap_or(0) / 8 * 7,
             })
         };
         let planned = items.iter().map(plan).collect::<Result<_, _>>()?;
@@ -194,34 +197,37 @@ impl Target for FakeTarget {
         Ok(Plan { items: planned, pause: "a few ms".into(), commands, scratch_bytes: 0, warnings: Vec::new() })
     }
 
-    async fn claim(&mut self, how: &How, journal: &mut dyn Journal) -> Result<(), BackendError> {
-        self.vm.call("claim").await?;
+    async fn prepare(&mut self, items: &[Item], how: &How, journal: &mut dyn Journal) -> Result<(), BackendError> {
+        self.vm.call("prepare").await?;
         let holder = format!("{} (run {})", how.holder, how.run);
         if let Some(other) = state::read(&self.vm.script)?.holder {
             return Err(BackendError::caller("claim", self.on(), format!("it is held by {other}"))
                 .advise("wait, or undo a run that was killed: impound case recover"));
         }
+        for item in items {
+            self.method(item, how)?;
+        }
         let undo = json!({ "act": "release", "name": holder });
         self.about_to(journal, "claim the VM", "release the claim", undo)?;
         self.vm.change(|state| state.holder = Some(holder))?;
-        self.vm.late("claim")
-    }
-
-    async fn begin(
-        &mut self,
-        items: &[Item],
-        how: &How,
-        journal: &mut dyn Journal,
-    ) -> Result<Vec<Capture>, BackendError> {
-        self.vm.call("begin").await?;
+        // Snapshots are made in `begin`; what undoes them is written down here, while the guest still runs.
         for item in items {
             let name = format!("impound-{}-{}", how.run, item.name);
             let undo = json!({ "act": "remove", "name": name });
             self.about_to(journal, &format!("snapshot {}", item.name), &format!("remove the snapshot {name}"), undo)?;
-            self.vm.change(|state| state.snapshots.push(name))?;
         }
+        self.prepared = Some((items.to_vec(), how.clone()));
+        self.vm.late("prepare")
+    }
+
+    async fn begin(&mut self, _journal: &mut dyn Journal) -> Result<Vec<Capture>, BackendError> {
+        self.vm.call("begin").await?;
+        let (items, how) =
+            self.prepared.take().ok_or_else(|| BackendError::caller("begin", self.on(), "nothing was prepared"))?;
+        let names = items.iter().map(|item| format!("impound-{}-{}", how.run, item.name));
+        self.vm.change(|state| state.snapshots.extend(names))?;
         self.vm.late("begin")?;
-        items.iter().map(|item| self.capture(item, how)).collect()
+        items.iter().map(|item| self.capture(item, &how)).collect()
     }
 
     async fn finish(&mut self, journal: &mut dyn Journal) -> Result<Finished, BackendError> {

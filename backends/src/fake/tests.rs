@@ -22,6 +22,13 @@ async fn target(address: &str) -> Result<Box<dyn Target>, BackendError> {
     Fake.connect(&format!("fake:{address}").parse().unwrap(), Arc::new(NoLog)).await?.open(None).await
 }
 
+/// Begins with everything there is.
+async fn begin(target: &mut dyn Target, journal: &mut dyn Journal) -> Result<Vec<Capture>, BackendError> {
+    let items = target.items().await?;
+    target.prepare(&items, &how(), journal).await?;
+    target.begin(journal).await
+}
+
 /// A journal that keeps what is open.
 #[derive(Default)]
 struct Kept(Mutex<Vec<(ActId, Undo)>>);
@@ -69,8 +76,7 @@ async fn every_address_comes_once_in_every_order() {
         let address =
             format!("order-{order}?memory=3M&hole=1M+512K&disk=1000001&order={order}&gap=vda:128K+8K&piece=96K");
         let mut target = target(&address).await.unwrap();
-        let items = target.items().await.unwrap();
-        let captures = target.begin(&items, &how(), &mut Forgetful::default()).await.unwrap();
+        let captures = begin(&mut *target, &mut Forgetful::default()).await.unwrap();
         for mut capture in captures {
             let len = capture.len;
             let mut pieces = drain(&mut capture).await;
@@ -98,17 +104,17 @@ async fn the_guest_is_as_it_was_found_and_nothing_is_left() {
         let name = format!("tidy-{run}");
         let mut target = target(&format!("{name}?memory=64K&run={run}")).await.unwrap();
         let mut journal = Kept::default();
-        target.claim(&how(), &mut journal).await.unwrap();
+        let items = target.items().await.unwrap();
+        target.prepare(&items, &how(), &mut journal).await.unwrap();
         target.freezer().unwrap().freeze(&mut journal).await.unwrap();
         assert_eq!(state(&name).unwrap().run, "paused");
-        let items = target.items().await.unwrap();
-        target.begin(&items, &how(), &mut journal).await.unwrap();
+        target.begin(&mut journal).await.unwrap();
         let finished = target.finish(&mut journal).await.unwrap();
         let after = state(&name).unwrap();
         assert_eq!((after.run.as_str(), after.holder, after.snapshots), (run, None, vec![]));
         assert_eq!(finished.pauses.len(), usize::from(run == "running"));
         assert!(journal.0.get_mut().unwrap().is_empty());
-        assert_eq!(after.calls, ["connect", "open", "claim", "freeze", "items", "begin", "finish"]);
+        assert_eq!(after.calls, ["connect", "open", "items", "prepare", "freeze", "begin", "finish"]);
     }
 }
 
@@ -120,13 +126,13 @@ async fn a_killed_run_is_undone_from_its_journal_and_the_state_file() {
     let mut journal = Kept::default();
     {
         let mut killed = target(&address).await.unwrap();
-        killed.claim(&how(), &mut journal).await.unwrap();
-        killed.freezer().unwrap().freeze(&mut journal).await.unwrap();
         let items = killed.items().await.unwrap();
-        killed.begin(&items, &how(), &mut journal).await.unwrap_err();
+        killed.prepare(&items, &how(), &mut journal).await.unwrap();
+        killed.freezer().unwrap().freeze(&mut journal).await.unwrap();
+        killed.begin(&mut journal).await.unwrap_err();
     }
     let mut next = target(&address).await.unwrap();
-    let refused = next.claim(&how(), &mut Forgetful::default()).await.unwrap_err();
+    let refused = next.prepare(&[], &how(), &mut Forgetful::default()).await.unwrap_err();
     assert!(refused.to_string().contains("held by a test (run r1)"), "{refused}");
     let open: Vec<Undo> = journal.0.get_mut().unwrap().iter().map(|(_, undo)| undo.clone()).collect();
     assert_eq!(open.len(), 4);
@@ -152,8 +158,7 @@ async fn it_fails_at_the_call_it_is_told_and_only_there() {
 async fn streams_end_early_break_and_repeat_as_told() {
     let address = "mishaps?disk=1M&disk=1M&disk=1M&short=vda:256K&error=vdb:256K&double=vdc:512K";
     let mut target = target(address).await.unwrap();
-    let items = target.items().await.unwrap();
-    let mut captures = target.begin(&items, &how(), &mut Forgetful::default()).await.unwrap();
+    let mut captures = begin(&mut *target, &mut Forgetful::default()).await.unwrap();
     let twice = drain(&mut captures[2]).await;
     assert_eq!(twice.iter().filter(|piece| piece.0 == 512 << 10).count(), 2);
     assert_eq!(drain(&mut captures[0]).await.iter().map(|piece| piece.1).sum::<u64>(), 256 << 10);

@@ -13,7 +13,7 @@
 mod read;
 mod source;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -87,7 +87,10 @@ impl Host for FileHost {
             Some(vm) if vm != self.source.name => {
                 Err(BackendError::caller("open a file", self.source.shown(), format!("it holds no VM `{vm}`")))
             }
-            _ => Ok(Box::new(FileTarget { source: self.source.clone(), wire: self.wire.clone(), begun: false })),
+            _ => {
+                let (source, wire) = (self.source.clone(), self.wire.clone());
+                Ok(Box::new(FileTarget { source, wire, prepared: None, begun: false }))
+            }
         }
     }
 }
@@ -95,6 +98,8 @@ impl Host for FileHost {
 struct FileTarget {
     source: Arc<Source>,
     wire: Arc<dyn WireLog>,
+    /// What is read next, and from where.
+    prepared: Option<(Item, u64)>,
     begun: bool,
 }
 
@@ -141,6 +146,36 @@ impl FileTarget {
     }
 }
 
+/// A place to go on with?
+fn check_start(source: &Source, from: u64) -> Result<(), BackendError> {
+    if from <= source.len && from.is_multiple_of(crate::GRAIN) {
+        return Ok(());
+    }
+    let why = format!("byte {from} is not a place to go on with in {} bytes", source.len);
+    Err(BackendError::caller("go on", source.shown(), why))
+}
+
+fn capture(item: Item, source: &Arc<Source>, from: u64, wire: &Arc<dyn WireLog>) -> Capture {
+    Capture {
+        item,
+        method: METHOD,
+        len: source.len,
+        regions: Vec::new(),
+        consistency: source.consistency(),
+        holds_guest: false,
+        facts: json!({ "source": source.facts(), "started_at": from, "grain": crate::GRAIN }),
+        pieces: read::start(source, from, wire),
+    }
+}
+
+/// Reads the file at `path` as `item`, from byte `from` on: for backends whose disks lie in files of this machine.
+pub(crate) fn capture_path(item: Item, path: &Path, from: u64) -> Result<Capture, BackendError> {
+    let source = Arc::new(Source::open(path)?);
+    check_start(&source, from)?;
+    let wire: Arc<dyn WireLog> = Arc::new(crate::NoLog);
+    Ok(capture(item, &source, from, &wire))
+}
+
 #[async_trait]
 impl Target for FileTarget {
     async fn describe(&mut self) -> Result<Facts, BackendError> {
@@ -165,11 +200,15 @@ impl Target for FileTarget {
     async fn plan(&mut self, items: &[Item], how: &How) -> Result<Plan, BackendError> {
         let only = self.only(items)?;
         self.allowed(how)?;
-        let planned = only.iter().map(|item| PlannedItem {
-            item: item.name.clone(),
-            method: METHOD.into(),
-            consistency: self.source.consistency(),
-            bytes: self.source.len.saturating_sub(how.start_at.get(&item.name).copied().unwrap_or(0)),
+        let planned = only.iter().map(|item| {
+            let bytes = self.source.len.saturating_sub(how.start_at.get(&item.name).copied().unwrap_or(0));
+            PlannedItem {
+                item: item.name.clone(),
+                method: METHOD.into(),
+                consistency: self.source.consistency(),
+                bytes,
+                allocated: self.source.allocated().min(bytes),
+            }
         });
         Ok(Plan {
             items: planned.collect(),
@@ -181,36 +220,19 @@ impl Target for FileTarget {
     }
 
     /// Reading needs no claim: two readers do not disturb each other.
-    async fn claim(&mut self, how: &How, _journal: &mut dyn Journal) -> Result<(), BackendError> {
-        self.allowed(how)
+    async fn prepare(&mut self, items: &[Item], how: &How, _journal: &mut dyn Journal) -> Result<(), BackendError> {
+        self.allowed(how)?;
+        let Some(item) = self.only(items)? else { return Ok(()) };
+        let from = how.start_at.get(&item.name).copied().unwrap_or(0);
+        check_start(&self.source, from)?;
+        self.prepared = Some((item, from));
+        Ok(())
     }
 
-    async fn begin(
-        &mut self,
-        items: &[Item],
-        how: &How,
-        _journal: &mut dyn Journal,
-    ) -> Result<Vec<Capture>, BackendError> {
-        let Some(item) = self.only(items)? else { return Ok(Vec::new()) };
-        self.allowed(how)?;
-        let from = how.start_at.get(&item.name).copied().unwrap_or(0);
-        if from > self.source.len || !from.is_multiple_of(crate::GRAIN) {
-            let why = format!("byte {from} is not a place to go on with in {} bytes", self.source.len);
-            return Err(BackendError::caller("go on", self.source.shown(), why));
-        }
+    async fn begin(&mut self, _journal: &mut dyn Journal) -> Result<Vec<Capture>, BackendError> {
+        let Some((item, from)) = self.prepared.take() else { return Ok(Vec::new()) };
         self.begun = true;
-        let facts = json!({ "source": self.source.facts(), "started_at": from, "grain": crate::GRAIN });
-        let pieces = read::start(&self.source, from, &self.wire);
-        Ok(vec![Capture {
-            item,
-            method: METHOD,
-            len: self.source.len,
-            regions: Vec::new(),
-            consistency: self.source.consistency(),
-            holds_guest: false,
-            facts,
-            pieces,
-        }])
+        Ok(vec![capture(item, &self.source, from, &self.wire)])
     }
 
     async fn finish(&mut self, _journal: &mut dyn Journal) -> Result<Finished, BackendError> {

@@ -72,6 +72,12 @@ impl Source {
         vec![format!("nothing keeps others from writing to {} while it is read", self.shown())]
     }
 
+    /// Bytes that take space, as far as the file system tells. In bytes.
+    pub(super) fn allocated(&self) -> u64 {
+        // Blocks of `stat` are 512 bytes everywhere on Linux.
+        if self.device { self.len } else { self.before.blocks().saturating_mul(512).min(self.len) }
+    }
+
     /// For the manifest.
     pub(super) fn facts(&self) -> Value {
         json!({

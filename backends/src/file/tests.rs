@@ -29,7 +29,9 @@ async fn target(path: &Path) -> Result<Box<dyn Target>, BackendError> {
 /// Reads all pieces into an image; holes are filled with 0xee so that they are told from zeros.
 async fn image(target: &mut dyn Target, from: u64) -> Result<(Vec<u8>, u64), BackendError> {
     let items = target.items().await?;
-    let mut captures = target.begin(&items, &how(from), &mut Forgetful::default()).await?;
+    let mut journal = Forgetful::default();
+    target.prepare(&items, &how(from), &mut journal).await?;
+    let mut captures = target.begin(&mut journal).await?;
     let mut capture = captures.pop().unwrap();
     let mut bytes = vec![0xaa; usize::try_from(capture.len).unwrap()];
     let mut sparse = 0;

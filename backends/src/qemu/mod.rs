@@ -1,10 +1,37 @@
-//! Placeholder, replaced on the way to the first release.
+//! QEMU by its own protocol: `qmp:/run/web01.qmp`.
+//!
+//! One monitor socket is one VM. Memory comes by the method that probing finds best ([`methods`]), disks by fleecing
+//! ([`disks`]); both of one instant. Every change has its inverse in [`undo`], written into the case's journal before it is
+//! made.
 
+mod assemble;
+mod config;
+mod disks;
+pub mod dump;
+pub mod flatview;
+mod held;
+mod methods;
+mod pieces;
+mod pipe;
+mod plan;
+mod registers;
+mod session;
+mod snapshot;
+mod stall;
+pub mod stream;
+mod survey;
+mod target;
+mod undo;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{Backend, BackendError, Finding, Host, Uri, WireLog};
+use crate::wire::qmp::Qmp;
+use crate::{Backend, BackendError, Finding, Host, Target, TargetSummary, Uri, WireLog};
+use survey::Survey;
+use target::QemuTarget;
 
 /// The `qmp` backend.
 #[derive(Debug)]
@@ -15,16 +42,114 @@ impl Backend for Qemu {
     fn scheme(&self) -> &'static str {
         "qmp"
     }
+
     fn about(&self) -> &'static str {
-        ""
+        "QEMU on this machine by its QMP socket: qmp:/run/web01.qmp"
     }
+
     fn tested_against(&self) -> &'static str {
-        ""
+        "QEMU 7.2 and 10.0 (TCG, pc and q35), real Linux guests"
     }
-    async fn connect(&self, uri: &Uri, _wire: Arc<dyn WireLog>) -> Result<Box<dyn Host>, BackendError> {
-        Err(BackendError::unsupported("connect", uri.to_string(), "not built yet"))
+
+    async fn connect(&self, uri: &Uri, wire: Arc<dyn WireLog>) -> Result<Box<dyn Host>, BackendError> {
+        let path = PathBuf::from(&uri.rest);
+        if !path.is_absolute() {
+            return Err(BackendError::caller(
+                "connect to QEMU",
+                uri.to_string(),
+                "the path of the socket is not absolute",
+            ));
+        }
+        let qmp = Qmp::connect(&path, Arc::clone(&wire)).await?;
+        Ok(Box::new(QemuHost { qmp: Some(qmp), wire, path }))
     }
-    async fn checkup(&self, _uri: Option<&Uri>) -> Vec<Finding> {
-        Vec::new()
+
+    async fn checkup(&self, uri: Option<&Uri>) -> Vec<Finding> {
+        let mut findings = vec![userfaultfd()];
+        if let Some(uri) = uri {
+            findings.extend(monitor(Path::new(&uri.rest)).await);
+        }
+        findings
+    }
+}
+
+struct QemuHost {
+    qmp: Option<Qmp>,
+    wire: Arc<dyn WireLog>,
+    path: PathBuf,
+}
+
+#[async_trait]
+impl Host for QemuHost {
+    async fn targets(&mut self) -> Result<Vec<TargetSummary>, BackendError> {
+        let qmp = self.qmp.as_mut().ok_or_else(|| opened_twice(&self.path))?;
+        let survey = Survey::make(qmp).await?;
+        Ok(vec![TargetSummary {
+            id: survey.uuid(),
+            memory: survey.memory(),
+            cpus: survey.cpus(),
+            name: survey.name,
+            state: survey.state,
+        }])
+    }
+
+    async fn open(&mut self, vm: Option<&str>) -> Result<Box<dyn Target>, BackendError> {
+        let qmp = self.qmp.take().ok_or_else(|| opened_twice(&self.path))?;
+        let target = QemuTarget::open(qmp, Arc::clone(&self.wire)).await?;
+        target.check_name(vm)?;
+        Ok(Box::new(target))
+    }
+}
+
+fn opened_twice(path: &Path) -> BackendError {
+    BackendError::caller("open the VM", path.display().to_string(), "this connection has been used up; connect again")
+}
+
+/// May QEMU protect pages against writing, which snapshots of memory need?
+fn userfaultfd() -> Finding {
+    let path = "/proc/sys/vm/unprivileged_userfaultfd";
+    let allowed = std::fs::read_to_string(path).map(|text| text.trim().to_owned());
+    let good = allowed.as_ref().is_ok_and(|text| text == "1");
+    Finding {
+        what: "userfaultfd for snapshots of memory".to_owned(),
+        // Root and privileged QEMUs may use it in any case.
+        good: good || allowed.is_ok(),
+        found: match allowed {
+            Ok(text) if text == "1" => "every QEMU may use it".to_owned(),
+            Ok(_) => "only a QEMU that runs as root may use it; others are dumped with the guest stopped".to_owned(),
+            Err(_) => "this kernel has none: memory is dumped with the guest stopped".to_owned(),
+        },
+        fix: (!good).then(|| "sysctl vm.unprivileged_userfaultfd=1".to_owned()),
+    }
+}
+
+async fn monitor(path: &Path) -> Vec<Finding> {
+    let what = format!("QMP at {}", path.display());
+    match Qmp::connect(path, Arc::new(crate::NoLog)).await {
+        Ok(mut qmp) => {
+            let found = match Survey::make(&mut qmp).await {
+                Ok(survey) => {
+                    let warnings = survey.warnings();
+                    let state = format!(
+                        "QEMU {}, guest `{}` {}",
+                        survey.version_text(),
+                        survey.name.escape_debug(),
+                        survey.state
+                    );
+                    let seen = if warnings.is_empty() { state } else { format!("{state}; {}", warnings.join("; ")) };
+                    Ok(seen)
+                }
+                Err(error) => Err(error),
+            };
+            vec![finding(what, found)]
+        }
+        Err(error) => vec![finding(what, Err(error))],
+    }
+}
+
+fn finding(what: String, found: Result<String, BackendError>) -> Finding {
+    match found {
+        Ok(found) => Finding { what, good: true, found, fix: None },
+        Err(error) => Finding { what, good: false, found: error.why, fix: error.advice },
     }
 }

@@ -1,0 +1,233 @@
+//! What can be captured of a VM, and which method of reading memory fits.
+
+use serde_json::Value;
+
+use super::survey::Survey;
+use super::target::reachable;
+use crate::{BackendError, Consistency, How, Item, ItemKind, Method};
+
+/// Copy rate assumed for methods that hold the guest, in bytes a second: the slow end of what was measured.
+const HELD_RATE: u64 = 700 << 20;
+/// What a snapshot stops a guest for, in milliseconds: a constant, and so much a GiB for protecting its pages.
+const SNAPSHOT_PAUSE: (u64, u64) = (30, 10);
+
+/// A way to read memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MemoryMethod {
+    Snapshot,
+    Paused,
+    Pmemsave,
+    Live,
+}
+
+impl MemoryMethod {
+    /// Best first.
+    const ALL: [Self; 4] = [Self::Snapshot, Self::Paused, Self::Pmemsave, Self::Live];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Paused => "paused",
+            Self::Pmemsave => "pmemsave",
+            Self::Live => "live",
+        }
+    }
+
+    pub(super) fn consistency(self) -> Consistency {
+        match self {
+            Self::Snapshot => Consistency::QuasiInstantaneous,
+            Self::Paused | Self::Pmemsave => Consistency::Instantaneous,
+            Self::Live => Consistency::Live,
+        }
+    }
+
+    pub(super) fn holds_guest(self) -> bool {
+        matches!(self, Self::Paused | Self::Pmemsave)
+    }
+
+    /// Milliseconds that the guest is expected to stand still for, for so many bytes.
+    pub(super) fn expected_pause(self, bytes: u64) -> u64 {
+        match self {
+            Self::Snapshot => SNAPSHOT_PAUSE.0.saturating_add((bytes >> 30).saturating_mul(SNAPSHOT_PAUSE.1)),
+            Self::Paused | Self::Pmemsave => bytes.saturating_mul(1000) / HELD_RATE,
+            Self::Live => 0,
+        }
+    }
+
+    fn pause(self, bytes: u64) -> String {
+        let millis = self.expected_pause(bytes);
+        match self {
+            Self::Snapshot => format!("about {millis} ms, then single writes wait"),
+            Self::Paused | Self::Pmemsave => format!("about {millis} ms: the whole copy"),
+            Self::Live => "none as a whole; QEMU's devices wait for each 4 MiB".to_owned(),
+        }
+    }
+
+    /// Why it cannot be used on this VM.
+    fn unusable(self, survey: &Survey) -> Option<String> {
+        if let Err(why) = &survey.map {
+            return Some(format!("the memory map cannot be read: {why}"));
+        }
+        match self {
+            Self::Snapshot => no_snapshot(survey),
+            Self::Paused => survey
+                .answers
+                .get("query-dump-guest-memory-capability")
+                .is_none()
+                .then(|| "this QEMU has no dump-guest-memory".to_owned()),
+            Self::Pmemsave | Self::Live => None,
+        }
+    }
+}
+
+fn no_snapshot(survey: &Survey) -> Option<String> {
+    let known = survey.answers.get("query-migrate-capabilities").and_then(Value::as_array).into_iter().flatten();
+    let known = known.into_iter().any(|c| c.get("capability").and_then(Value::as_str) == Some("background-snapshot"));
+    if !known {
+        return Some("this QEMU has no background-snapshot (needs 6.0)".to_owned());
+    }
+    if let Some(why) = survey.blockers.first() {
+        return Some(format!("QEMU refuses migrations: {why}"));
+    }
+    let status = survey.answers.get("query-migrate").and_then(|m| m.get("status")).and_then(Value::as_str);
+    if let Some(
+        status @ ("setup" | "active" | "device" | "postcopy-active" | "postcopy-paused" | "pre-switchover"
+        | "wait-unplug"),
+    ) = status
+    {
+        return Some(format!("another migration is under way ({status})"));
+    }
+    // Before 9.0 a background snapshot starts the guest at its end, whatever it was before.
+    if !survey.running && survey.version < (9, 0, 0) {
+        return Some("the guest is stopped, and this QEMU (before 9.0) would start it".to_owned());
+    }
+    None
+}
+
+/// The method asked for, or the best that fits.
+pub(super) fn choose(survey: &Survey, how: &How) -> Result<MemoryMethod, BackendError> {
+    let Some(name) = &how.memory_method else { return first(survey, how, &[]) };
+    let names = MemoryMethod::ALL.map(MemoryMethod::name).join(", ");
+    let method = MemoryMethod::ALL.into_iter().find(|method| method.name() == name);
+    let method = method.ok_or_else(|| {
+        BackendError::caller("choose a memory method", name, "QEMU has no such method")
+            .advise(format!("choose one of {names}"))
+    })?;
+    match refusal(survey, how, method) {
+        None => Ok(method),
+        Some(why) => Err(BackendError::unsupported(format!("take memory by `{name}`"), &survey.name, why)),
+    }
+}
+
+/// The next best, after QEMU itself has refused the snapshot.
+pub(super) fn without_snapshot(
+    survey: &Survey,
+    how: &How,
+    refused: &BackendError,
+) -> Result<MemoryMethod, BackendError> {
+    first(survey, how, &[(MemoryMethod::Snapshot, refused.why.clone())])
+}
+
+fn first(survey: &Survey, how: &How, refused: &[(MemoryMethod, String)]) -> Result<MemoryMethod, BackendError> {
+    let mut reasons = Vec::new();
+    // A live copy is of no instant: it is taken only when it is asked for.
+    for method in [MemoryMethod::Snapshot, MemoryMethod::Paused, MemoryMethod::Pmemsave] {
+        let known = refused.iter().find(|(m, _)| *m == method).map(|(_, why)| why.clone());
+        match known.or_else(|| refusal(survey, how, method)) {
+            None => return Ok(method),
+            Some(why) => reasons.push(format!("{}: {why}", method.name())),
+        }
+    }
+    Err(BackendError::unsupported("choose a memory method", &survey.name, reasons.join("; "))
+        .advise("allow a longer pause (--max-pause), or name a method (--memory-method live is of no single instant)"))
+}
+
+fn refusal(survey: &Survey, how: &How, method: MemoryMethod) -> Option<String> {
+    if let Some(why) = method.unusable(survey) {
+        return Some(why);
+    }
+    if method.consistency() > how.require {
+        return Some(format!("it is {}, and {} is required", method.consistency().name(), how.require.name()));
+    }
+    // A guest that stands still already does not notice.
+    let pause = method.expected_pause(survey.memory().unwrap_or(0));
+    match how.max_pause {
+        Some(max) if survey.running && u128::from(pause) > max.as_millis() => {
+            Some(format!("it is expected to stop the guest for {pause} ms, and {} ms are allowed", max.as_millis()))
+        }
+        _ => None,
+    }
+}
+
+/// What can be captured.
+pub(super) fn items(survey: &Survey) -> Vec<Item> {
+    let memory = survey.memory().unwrap_or(0);
+    let method = |m: MemoryMethod| Method {
+        name: m.name().to_owned(),
+        consistency: m.consistency(),
+        pause: m.pause(memory),
+        holds_guest: m.holds_guest(),
+        unusable: m.unusable(survey),
+    };
+    let mut items = vec![Item {
+        kind: ItemKind::Memory,
+        name: "memory".to_owned(),
+        len: survey.map.as_ref().ok().map(|map| map.len),
+        source: survey.main_memory.join(", "),
+        resumable: false,
+        methods: MemoryMethod::ALL.map(method).to_vec(),
+    }];
+    for disk in &survey.disks {
+        items.push(Item {
+            kind: ItemKind::Disk,
+            name: disk.name.clone(),
+            len: Some(disk.size),
+            source: format!("{} ({})", disk.file, disk.format),
+            resumable: false,
+            methods: vec![disk_method(disk.read_only)],
+        });
+    }
+    for disk in &survey.disks {
+        if let Some(path) = reachable(disk) {
+            items.push(Item {
+                kind: ItemKind::Container,
+                name: format!("{}-container", disk.name),
+                len: path.metadata().ok().map(|meta| meta.len()),
+                source: path.display().to_string(),
+                resumable: false,
+                methods: vec![Method {
+                    name: "copy".to_owned(),
+                    consistency: if survey.running { Consistency::Live } else { Consistency::Instantaneous },
+                    pause: "none".to_owned(),
+                    holds_guest: false,
+                    unusable: None,
+                }],
+            });
+        }
+    }
+    items.push(Item {
+        kind: ItemKind::Config,
+        name: "config".to_owned(),
+        len: None,
+        source: "QMP".to_owned(),
+        resumable: false,
+        methods: vec![Method {
+            name: "query".to_owned(),
+            consistency: Consistency::Live,
+            pause: "none".to_owned(),
+            holds_guest: false,
+            unusable: None,
+        }],
+    });
+    items
+}
+
+fn disk_method(read_only: bool) -> Method {
+    Method {
+        name: if read_only { "export" } else { "fleece" }.to_owned(),
+        consistency: if read_only { Consistency::Instantaneous } else { Consistency::QuasiInstantaneous },
+        pause: "with memory: none of its own".to_owned(),
+        holds_guest: false,
+        unusable: None,
+    }
+}

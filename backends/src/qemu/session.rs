@@ -1,0 +1,160 @@
+//! A run's hold on one QEMU: the monitor, shared by all that capture, and the list of what has to be taken back.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::undo::QemuUndo;
+use crate::wire::qmp::{Event, Qmp};
+use crate::{ActId, BackendError, Journal, Kind, Pause, WireLog};
+
+/// The monitor as tasks share it.
+pub(super) type Monitor = Arc<Mutex<Qmp>>;
+
+/// See the module.
+pub(super) struct Session {
+    pub(super) monitor: Monitor,
+    wire: Arc<dyn WireLog>,
+    acts: Vec<(ActId, QemuUndo)>,
+    events: Vec<Event>,
+}
+
+impl Session {
+    pub(super) fn new(qmp: Qmp, wire: Arc<dyn WireLog>) -> Self {
+        Self { monitor: Arc::new(Mutex::new(qmp)), wire, acts: Vec::new(), events: Vec::new() }
+    }
+
+    pub(super) async fn qmp(&self) -> MutexGuard<'_, Qmp> {
+        self.monitor.lock().await
+    }
+
+    /// Where exchanges are written down.
+    pub(super) fn wire(&self) -> Arc<dyn WireLog> {
+        Arc::clone(&self.wire)
+    }
+
+    /// Writes down that an act with this inverse comes next.
+    pub(super) fn about_to(
+        &mut self,
+        journal: &mut dyn Journal,
+        act: &str,
+        undo: QemuUndo,
+    ) -> Result<(), BackendError> {
+        let id = journal
+            .about_to(act, undo.for_journal())
+            .map_err(|e| BackendError::io(format!("write down, before doing it: {act}"), "the case's journal", &e))?;
+        self.acts.push((id, undo));
+        Ok(())
+    }
+
+    /// Takes one act back now, the last that fits.
+    pub(super) async fn undo(
+        &mut self,
+        journal: &mut dyn Journal,
+        fits: impl Fn(&QemuUndo) -> bool,
+    ) -> Result<(), BackendError> {
+        let Some(at) = self.acts.iter().rposition(|(_, undo)| fits(undo)) else { return Ok(()) };
+        let Some((id, undo)) = self.acts.get(at).cloned() else { return Ok(()) };
+        undo.apply(&mut *self.qmp().await).await?;
+        self.acts.remove(at);
+        journal.done(id).map_err(|e| {
+            BackendError::io(format!("write down that this is done: {}", undo.say()), "the case's journal", &e)
+        })
+    }
+
+    /// Forgets an act that turned out not to have happened.
+    pub(super) fn forget(&mut self, journal: &mut dyn Journal, fits: impl Fn(&QemuUndo) -> bool) {
+        if let Some(at) = self.acts.iter().rposition(|(_, undo)| fits(undo)) {
+            let (id, _) = self.acts.remove(at);
+            // If this is not written down, recovery asks for something that is already gone, which is fine.
+            let _ = journal.done(id);
+        }
+    }
+
+    /// Takes everything back, last first. Answers what could not be, and whether the run state is among it.
+    pub(super) async fn undo_all(&mut self, journal: &mut dyn Journal) -> (Vec<String>, bool) {
+        let (mut problems, mut unsure) = (Vec::new(), false);
+        if self.acts.is_empty() {
+            return (problems, unsure);
+        }
+        self.revive(&mut problems).await;
+        while let Some((id, undo)) = self.acts.pop() {
+            let outcome = undo.apply(&mut *self.qmp().await).await;
+            if let Err(error) = outcome {
+                unsure |= matches!(undo, QemuUndo::RunState { running: true });
+                problems.push(format!("could not {}: {}", undo.say(), error.why));
+            } else if let Err(error) = journal.done(id) {
+                problems.push(format!("could not write down that this is done: {}: {error}", undo.say()));
+            }
+        }
+        (problems, unsure)
+    }
+
+    /// Connects anew if the monitor broke, so that a lost socket does not leave the guest as it is.
+    async fn revive(&mut self, problems: &mut Vec<String>) {
+        let path = {
+            let mut qmp = self.qmp().await;
+            match qmp.ask("query-status", serde_json::Value::Null).await {
+                Err(error) if error.kind == Kind::Io => qmp.path().to_owned(),
+                _ => return,
+            }
+        };
+        match Qmp::connect(&path, self.wire()).await {
+            Ok(fresh) => {
+                let mut qmp = self.monitor.lock().await;
+                let events = qmp.take_events();
+                *qmp = fresh;
+                drop(qmp);
+                self.events.extend(events);
+                problems.push("the monitor broke and was connected again".to_owned());
+            }
+            Err(error) => problems.push(format!("the monitor broke and cannot be connected again: {error}")),
+        }
+    }
+
+    /// The stops of the guest seen so far.
+    pub(super) async fn pauses(&mut self) -> Vec<Pause> {
+        let fresh = self.qmp().await.take_events();
+        self.events.extend(fresh);
+        pauses(&self.events)
+    }
+}
+
+fn pauses(events: &[Event]) -> Vec<Pause> {
+    let mut pauses: Vec<Pause> = Vec::new();
+    let mut stopped: Option<Timestamp> = None;
+    for event in events {
+        match event.name.as_str() {
+            "STOP" => stopped = stopped.or(Some(event.at)),
+            "RESUME" => {
+                if let Some(stopped) = stopped.take() {
+                    pauses.push(Pause { stopped, resumed: Some(event.at) });
+                }
+            }
+            _ => {}
+        }
+    }
+    pauses.extend(stopped.map(|stopped| Pause { stopped, resumed: None }));
+    pauses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stops_and_resumes_pair_up() {
+        let event = |name: &str, second| Event {
+            name: name.to_owned(),
+            at: Timestamp::from_second(second).unwrap(),
+            data: serde_json::Value::Null,
+        };
+        let seen = [event("STOP", 1), event("STOP", 2), event("RESUME", 3), event("RESUME", 4), event("STOP", 5)];
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!(
+            pauses(&seen),
+            [Pause { stopped: at(1), resumed: Some(at(3)) }, Pause { stopped: at(5), resumed: None }]
+        );
+    }
+}

@@ -1,0 +1,328 @@
+//! From a target to sealed exhibits: the only place that knows the order of a capture, and the only caller of freeze and
+//! thaw.
+//!
+//! ```text
+//! connect → describe → plan → prepare → freeze → begin all → drain what holds the guest → thaw
+//!         → drain the rest → finish (the hypervisor is as it was found) → hash to the end → seal
+//! ```
+//!
+//! Every way out of this, errors and interrupts included, passes `finish`: the guest ends in the run state it was found in.
+//! One item's failure does not stop the others.
+
+mod drain;
+mod record;
+mod request;
+mod stop;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use impound_backends::{BackendError, Capture, Facts, Finished, Host, How, Item, Plan, Target, WireLog, for_uri};
+use jiff::Timestamp;
+
+pub use request::{Disks, Request, Store, Wanted, select};
+pub use stop::Stop;
+
+use crate::case::ingest::{Ingested, ResumePoint, ingest};
+use crate::case::{CaseError, Draft, Outcome, RunInfo, RunJournal, Sealed, WireFile};
+use crate::progress::Progress;
+use drain::Drained;
+
+/// What came of a capture.
+#[derive(Debug)]
+pub struct Acquired {
+    /// One for each item, in order.
+    pub items: Vec<Taken>,
+    /// What the hypervisor said in the end.
+    pub finished: Finished,
+    /// The VM.
+    pub facts: Facts,
+    /// The run's id: names its journal.
+    pub run: String,
+}
+
+/// What came of one item.
+#[derive(Debug)]
+pub struct Taken {
+    /// The item.
+    pub item: Item,
+    /// The method that took it.
+    pub method: &'static str,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The exhibit, unless nothing could be sealed or the draft was left to be resumed.
+    pub sealed: Option<Sealed>,
+    /// The draft's name, if it was left to be resumed.
+    pub resumable: Option<String>,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// SHA-256 of the image as it is stored, in hex.
+    pub sha256: Option<String>,
+}
+
+/// Why nothing was taken at all.
+#[derive(Debug, thiserror::Error)]
+pub enum AcquireError {
+    /// The hypervisor's side.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The case's side.
+    #[error(transparent)]
+    Case(#[from] CaseError),
+    /// It failed, and tidying up failed too: the guest may still be stopped.
+    #[error("{why}; {problems}")]
+    GuestUnsure {
+        /// What failed first.
+        why: String,
+        /// What failed while tidying up.
+        problems: String,
+    },
+    /// Stopped before anything was captured; the guest is as it was found.
+    #[error("interrupted before anything was captured; the guest is as it was found")]
+    Interrupted,
+}
+
+/// A target that was opened, and what is known of it.
+struct Opened {
+    _host: Box<dyn Host>,
+    target: Box<dyn Target>,
+    facts: Facts,
+    items: Vec<Item>,
+}
+
+async fn open(request: &Request, wire: Arc<dyn WireLog>) -> Result<Opened, BackendError> {
+    let mut host = for_uri(&request.uri)?.connect(&request.uri, wire).await?;
+    let mut target = host.open(request.uri.vm.as_deref()).await?;
+    let facts = target.describe().await?;
+    let items = select(&request.wanted, target.items().await?)?;
+    Ok(Opened { _host: host, target, facts, items })
+}
+
+/// What a capture would do, without doing it.
+pub async fn plan(request: &Request, wire: Arc<dyn WireLog>) -> Result<(Facts, Plan), BackendError> {
+    let mut opened = open(request, wire).await?;
+    let how = request.how("plan", BTreeMap::new());
+    let plan = opened.target.plan(&opened.items, &how).await?;
+    Ok((opened.facts, plan))
+}
+
+/// Takes what is asked for into the case.
+pub async fn acquire(request: &Request, progress: &Arc<dyn Progress>, stop: &Stop) -> Result<Acquired, AcquireError> {
+    let run = RunInfo { run: request::run_id(), target: request.uri.to_string(), who: request.who.clone() };
+    let mut journal = request.case.journal(&run)?;
+    let wire = Arc::new(request.case.wire_log(&run)?);
+    let outcome = run_it(request, &run, &mut journal, &wire, progress, stop).await;
+    let unsure = match &outcome {
+        Ok(acquired) => acquired.finished.guest_unsure,
+        Err(error) => matches!(error, AcquireError::GuestUnsure { .. }),
+    };
+    // A journal with acts that were not undone stays open: the next command on this case says so.
+    if !unsure {
+        wire.check()?;
+        journal.end()?;
+    }
+    outcome
+}
+
+async fn run_it(
+    request: &Request,
+    run: &RunInfo,
+    journal: &mut RunJournal,
+    wire: &Arc<WireFile>,
+    progress: &Arc<dyn Progress>,
+    stop: &Stop,
+) -> Result<Acquired, AcquireError> {
+    let mut opened = open(request, Arc::clone(wire) as Arc<dyn WireLog>).await?;
+    let mut drafts = Vec::new();
+    for item in &opened.items {
+        drafts.push(draft(request, run, &opened.facts, item)?);
+    }
+    let starts =
+        drafts.iter().zip(&opened.items).filter_map(|(d, item)| Some((item.name.clone(), d.resume.as_ref()?.at)));
+    let how = request.how(&run.run, starts.collect());
+    let plan = opened.target.plan(&opened.items, &how).await?;
+    request.check_space(&plan)?;
+    plan.warnings.iter().for_each(|warning| progress.note(warning));
+    let (started, captured) = match capture(&mut opened, &how, journal, request, &drafts, progress, stop).await {
+        Ok(captured) => captured,
+        Err(error) => {
+            drop(drafts.into_iter().map(Opening::discard).collect::<Vec<_>>());
+            return Err(tidy_after(error, opened.target.as_mut(), journal).await);
+        }
+    };
+    let finished = opened.target.finish(journal).await?;
+    progress.note(&record::pause_line(&finished));
+    let mut items = Vec::new();
+    for (captured, opening) in captured.into_iter().zip(drafts) {
+        let ingested = captured.ingested.await;
+        let about = record::About { request, run, facts: &opened.facts, plan: &plan, finished: &finished, started };
+        items.push(seal(&about, &captured.about, &opening, ingested, wire, progress));
+    }
+    Ok(Acquired { items, finished, facts: opened.facts, run: run.run.clone() })
+}
+
+/// A draft, new or taken up again.
+struct Opening {
+    draft: Draft,
+    resume: Option<ResumePoint>,
+}
+
+impl Opening {
+    /// Takes away a draft that nothing was written to.
+    fn discard(self) {
+        if self.resume.is_none() {
+            // What cannot be removed is an empty draft, which verify names.
+            let _ = self.draft.discard();
+        }
+    }
+}
+
+fn draft(request: &Request, run: &RunInfo, facts: &Facts, item: &Item) -> Result<Opening, CaseError> {
+    if request.resume
+        && item.resumable
+        && let Some((draft, point)) = request.unfinished(item)?
+    {
+        return Ok(Opening { draft, resume: Some(point) });
+    }
+    let draft = request.case.draft(&facts.name, &item.name, Timestamp::now())?;
+    draft.intend(&record::intent(request, run, facts, item))?;
+    Ok(Opening { draft, resume: None })
+}
+
+/// An item whose pieces have all come, being hashed to the end.
+struct Captured {
+    about: record::Captured,
+    ingested: drain::Ingesting,
+}
+
+/// From prepare to the last piece.
+async fn capture(
+    opened: &mut Opened,
+    how: &How,
+    journal: &mut RunJournal,
+    request: &Request,
+    drafts: &[Opening],
+    progress: &Arc<dyn Progress>,
+    stop: &Stop,
+) -> Result<(Timestamp, Vec<Captured>), AcquireError> {
+    let target = opened.target.as_mut();
+    target.prepare(&opened.items, how, journal).await?;
+    stop.check()?;
+    // A source that is of no single instant needs no stop.
+    let froze = Instant::now();
+    let freezes = request.needs_instant(&opened.items);
+    if let Some(freezer) = target.freezer().filter(|_| freezes) {
+        freezer.freeze(journal).await?;
+    }
+    let started = Timestamp::now();
+    let captures = target.begin(journal).await?;
+    if captures.len() != drafts.len() {
+        let why = format!("{} captures came for {} items", captures.len(), drafts.len());
+        return Err(BackendError::caller("begin the capture", &opened.facts.name, why).into());
+    }
+    let mut waiting: Vec<_> = captures.into_iter().zip(drafts).map(Some).collect();
+    let mut under_way: Vec<Option<(Drained, Captured)>> = waiting.iter().map(|_| None).collect();
+    let mut start_if = |wanted: fn(&Capture) -> bool, under_way: &mut Vec<Option<_>>| {
+        for (waits, runs) in waiting.iter_mut().zip(under_way) {
+            if let Some((capture, opening)) = waits.take_if(|(capture, _)| wanted(capture)) {
+                *runs = Some(start(capture, opening, request, progress, stop));
+            }
+        }
+    };
+    // While the guest stands still, nothing else is worth a core.
+    start_if(|capture| capture.holds_guest, &mut under_way);
+    let limit = how.max_pause.map(|max| max.saturating_sub(froze.elapsed()));
+    drain::holders(under_way.iter_mut().flatten().map(|(drained, _)| drained), limit, stop).await;
+    if let Some(freezer) = target.freezer().filter(|_| freezes) {
+        freezer.thaw(journal).await?;
+    }
+    start_if(|_| true, &mut under_way);
+    let mut captured = Vec::new();
+    for (drained, item) in under_way.into_iter().flatten() {
+        drained.wait(stop).await;
+        captured.push(item);
+    }
+    Ok((started, captured))
+}
+
+fn start(
+    mut capture: Capture,
+    opening: &Opening,
+    request: &Request,
+    progress: &Arc<dyn Progress>,
+    stop: &Stop,
+) -> (Drained, Captured) {
+    let about = record::Captured::of(&capture);
+    let drained = drain::watch(&mut capture);
+    let options = request.ingest_options(&capture, opening.resume.clone());
+    let (dir, progress, stop) = (opening.draft.dir().to_owned(), Arc::clone(progress), stop.flag());
+    let ingested = tokio::task::spawn_blocking(move || {
+        let task = progress.begin(&capture.item.name, Some(capture.len));
+        ingest(capture, &dir, &options, task.as_ref(), &stop)
+    });
+    (drained, Captured { about, ingested })
+}
+
+/// After a failure: the hypervisor's side is put right, and what failed is told with what that brought.
+async fn tidy_after(error: AcquireError, target: &mut dyn Target, journal: &mut RunJournal) -> AcquireError {
+    let (problems, unsure) = match target.finish(journal).await {
+        Ok(finished) => (finished.problems, finished.guest_unsure),
+        Err(error) => (vec![error.to_string()], true),
+    };
+    if unsure { AcquireError::GuestUnsure { why: error.to_string(), problems: problems.join("; ") } } else { error }
+}
+
+fn seal(
+    about: &record::About<'_>,
+    captured: &record::Captured,
+    opening: &Opening,
+    ingested: Result<Result<Ingested, CaseError>, tokio::task::JoinError>,
+    wire: &WireFile,
+    progress: &Arc<dyn Progress>,
+) -> Taken {
+    let mut taken = Taken {
+        item: captured.item.clone(),
+        method: captured.method,
+        outcome: Outcome::Failed { why: "the writer stopped".to_owned() },
+        sealed: None,
+        resumable: None,
+        bytes: 0,
+        sha256: None,
+    };
+    let ingested = match ingested {
+        Ok(Ok(ingested)) => ingested,
+        Ok(Err(error)) => {
+            taken.outcome = Outcome::Failed { why: error.to_string() };
+            return not_sealed(about, taken, progress);
+        }
+        Err(_) => return not_sealed(about, taken, progress),
+    };
+    taken.bytes = ingested.content_len;
+    taken.sha256 = ingested.stored.first().map(|image| image.sha256.clone());
+    taken.outcome = record::outcome(captured, &ingested, about.finished);
+    if ingested.stored.is_empty() {
+        taken.resumable = Some(opening.draft.name().to_owned());
+        return not_sealed(about, taken, progress);
+    }
+    let stored = record::stored(&ingested);
+    let record = record::make(about, captured, &ingested, taken.outcome.clone());
+    match opening.draft.seal(record, stored, Some(wire.path())) {
+        Ok(sealed) => taken.sealed = Some(sealed),
+        Err(error) => {
+            taken.outcome = Outcome::Failed { why: format!("it was captured and could not be sealed: {error}") };
+            return not_sealed(about, taken, progress);
+        }
+    }
+    taken
+}
+
+/// An item without an exhibit is in the log all the same.
+fn not_sealed(about: &record::About<'_>, taken: Taken, progress: &Arc<dyn Progress>) -> Taken {
+    let why = taken.outcome.why().unwrap_or("it was left to be resumed").to_owned();
+    let case = &about.request.case;
+    if let Err(error) = case.not_taken(&about.run.run, &taken.item.name, &why, &about.request.who) {
+        progress.note(&format!("could not write into the custody log that {} was not taken: {error}", taken.item.name));
+    }
+    taken
+}

@@ -1,0 +1,308 @@
+//! `impound acquire TARGET --case DIR`.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use impound_backends::{Consistency, NoLog, Plan};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Exit;
+use super::case::CaseArgs;
+use super::context::{self, Context, block_on, somebody};
+use super::exit::UsageError;
+use super::units;
+use crate::acquire::{Acquired, Disks, Request, Stop, Store, Wanted, acquire, plan};
+use crate::case::Outcome;
+use crate::case::ingest::{Digest, Format, Zstd};
+use crate::report::{Absent, Cell, Column, human_bytes, printable};
+
+/// The arguments.
+#[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
+pub(super) struct Args {
+    /// Address of a VM, as qmp:/run/web01.qmp
+    target: String,
+    #[command(flatten)]
+    case: CaseArgs,
+    /// Take memory
+    #[arg(long, help_heading = "What to take (memory, all disks and configuration unless said)")]
+    memory: bool,
+    /// Take this disk; `all` takes every disk
+    #[arg(long, value_name = "NAME", help_heading = "What to take (memory, all disks and configuration unless said)")]
+    disk: Vec<String>,
+    /// Take the configuration
+    #[arg(long, help_heading = "What to take (memory, all disks and configuration unless said)")]
+    config: bool,
+    /// Take the files that hold the disks too: they keep what the guest cannot see any more
+    #[arg(long, help_heading = "What to take (memory, all disks and configuration unless said)")]
+    container: bool,
+    /// Say what would be done, command by command, and do nothing
+    #[arg(long, help_heading = "How to take it")]
+    plan: bool,
+    /// How to take memory: snapshot, paused, pmemsave, live; the best that fits unless said
+    #[arg(long, value_name = "METHOD", help_heading = "How to take it")]
+    memory_method: Option<String>,
+    /// Refuse methods that promise less
+    #[arg(long, value_enum, value_name = "CLASS", default_value_t = Require::Any, help_heading = "How to take it")]
+    require: Require,
+    /// Refuse methods that must stop the guest for longer, and let the guest go if it comes to that
+    #[arg(long, value_name = "TIME", value_parser = units::duration, help_heading = "How to take it")]
+    max_pause: Option<Duration>,
+    /// Where to keep what the guest overwrites meanwhile; the case's folder unless said
+    #[arg(long, value_name = "DIR", help_heading = "How to take it")]
+    scratch: Option<PathBuf>,
+    /// Go on with what an interrupted run left, for sources that can be read again
+    #[arg(long, help_heading = "How to take it")]
+    resume: bool,
+    /// Form of the memory image: raw (sparse, addresses one to one), lime, elf
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Raw, help_heading = "How to store it")]
+    memory_format: Form,
+    /// Compress images: zstd or zstd:LEVEL (1 to 19), in frames that plain `zstd -d` opens
+    #[arg(long, value_name = "HOW", value_parser = compression, help_heading = "How to store it")]
+    compress: Option<Zstd>,
+    /// Further digests beside SHA-256
+    #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',', help_heading = "How to store it")]
+    digest: Vec<DigestName>,
+    /// Length of a block of the hash map
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes, default_value = "16M", help_heading = "How to store it")]
+    block_size: u64,
+    /// Leave this much space free
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes, default_value = "64M", help_heading = "How to store it")]
+    min_free: u64,
+    /// Number of this piece of evidence
+    #[arg(long, value_name = "NUMBER", help_heading = "For the record")]
+    evidence_number: Option<String>,
+    /// Free text for the manifest
+    #[arg(long, value_name = "TEXT", help_heading = "For the record")]
+    note: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Require {
+    /// Whatever the method gives
+    Any,
+    /// All bytes as of one instant
+    Instant,
+    /// All bytes read while the guest stood still
+    Stopped,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Form {
+    Raw,
+    Lime,
+    Elf,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum DigestName {
+    Sha512,
+    Blake3,
+    Sha1,
+    Md5,
+}
+
+fn compression(text: &str) -> Result<Zstd, String> {
+    let (name, level) = text.split_once(':').unwrap_or((text, "3"));
+    let level = level.parse().ok().filter(|level| (1..=19).contains(level));
+    match (name, level) {
+        ("zstd", Some(level)) => Ok(Zstd { level }),
+        _ => Err("write zstd or zstd:LEVEL, with a level of 1 to 19".to_owned()),
+    }
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
+    let uri = context::uri(&args.target)?;
+    if args.plan {
+        return show_plan(args, context, uri);
+    }
+    let case = args.case.open_or_create(context)?;
+    let request = request(args, uri, case);
+    let stop = Stop::default();
+    let acquired = block_on(async {
+        listen(&stop)?;
+        Ok::<_, anyhow::Error>(acquire(&request, &context.progress(), &stop).await?)
+    })??;
+    print(&acquired, context)?;
+    context.detail(&format!("run {}: everything said to the hypervisor is in journal/{0}.wire.jsonl", acquired.run));
+    for pause in &acquired.finished.pauses {
+        let resumed = pause.resumed.map_or("not resumed".to_owned(), |at| at.to_string());
+        context.detail(&format!("stopped {}, resumed {resumed}", pause.stopped));
+    }
+    Ok(told(&acquired, args, &stop, context))
+}
+
+fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> Request {
+    let disks = match args.disk.as_slice() {
+        [] if args.container && !args.memory && !args.config => Disks::All,
+        [] => Disks::None,
+        names if names.iter().any(|name| name == "all") => Disks::All,
+        names => Disks::Named(names.to_vec()),
+    };
+    let digest = |name: &DigestName| match name {
+        DigestName::Sha512 => Digest::Sha512,
+        DigestName::Blake3 => Digest::Blake3,
+        DigestName::Sha1 => Digest::Sha1,
+        DigestName::Md5 => Digest::Md5,
+    };
+    Request {
+        uri,
+        who: args.case.examiner.clone().unwrap_or_else(|| case.info().examiner.clone()),
+        case,
+        build: context::build(),
+        wanted: Wanted { memory: args.memory, disks, config: args.config, containers: args.container },
+        memory_method: args.memory_method.clone(),
+        require: match args.require {
+            Require::Any => Consistency::Live,
+            Require::Instant => Consistency::QuasiInstantaneous,
+            Require::Stopped => Consistency::Instantaneous,
+        },
+        max_pause: args.max_pause,
+        scratch: args.scratch.clone(),
+        store: Store {
+            format: match args.memory_format {
+                Form::Raw => Format::Raw,
+                Form::Lime => Format::Lime,
+                Form::Elf => Format::Elf,
+            },
+            compress: args.compress,
+            block: args.block_size,
+            digests: args.digest.iter().map(digest).collect(),
+            min_free: args.min_free,
+        },
+        evidence_number: args.evidence_number.clone(),
+        notes: args.note.clone(),
+        resume: args.resume,
+    }
+}
+
+/// The first signal ends the run in order; further ones change nothing, since an end without order may leave the guest
+/// stopped.
+fn listen(stop: &Stop) -> Result<()> {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let (mut signals, stop) = (signal(kind)?, stop.clone());
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                stop.now();
+            }
+        });
+    }
+    Ok(())
+}
+
+const ITEMS: &[Column] = &[
+    Column("item"),
+    Column("method"),
+    Column("outcome"),
+    Column("bytes"),
+    Column("sha256"),
+    Column("exhibit"),
+    Column("why"),
+];
+
+fn print(acquired: &Acquired, context: &Context) -> Result<()> {
+    let mut rows = context.table(ITEMS);
+    for taken in &acquired.items {
+        let sealed = taken.sealed.as_ref();
+        rows.row(vec![
+            Cell::text(&taken.item.name),
+            Cell::text(taken.method),
+            Cell::text(taken.outcome.name()),
+            Cell::Bytes(taken.bytes),
+            Cell::or_absent(taken.sha256.clone(), Absent::NotApplicable, Cell::Text),
+            Cell::or_absent(sealed.map(|sealed| sealed.name.clone()), Absent::NotApplicable, Cell::Text),
+            Cell::or_absent(taken.outcome.why(), Absent::NotApplicable, Cell::text),
+        ])?;
+    }
+    Ok(rows.end()?)
+}
+
+/// Says what a responder must know now, and with which code to end.
+fn told(acquired: &Acquired, args: &Args, stop: &Stop, context: &Context) -> Exit {
+    for problem in &acquired.finished.problems {
+        context.say(&format!("warning: {}", printable(problem)));
+    }
+    for left in &acquired.finished.left {
+        context.say(&format!("left on the hypervisor: {}", printable(left)));
+    }
+    for draft in acquired.items.iter().filter_map(|taken| taken.resumable.as_ref()) {
+        context.say(&format!("{draft} is not finished; the same command with --resume goes on with it"));
+    }
+    let dir = args.case.dir().display();
+    if acquired.finished.guest_unsure {
+        context.say(&format!("THE GUEST MAY STILL BE STOPPED. Run now: impound case recover {dir}"));
+        return Exit::GuestUnsure;
+    }
+    let sealed = acquired.items.iter().filter(|taken| taken.sealed.is_some()).count();
+    let complete = acquired.items.iter().all(|taken| taken.outcome == Outcome::Complete);
+    if sealed > 0 && std::io::stderr().is_terminal() | context.for_eyes() {
+        context.say(&format!("{sealed} exhibits sealed in {dir}; check them with: impound verify {dir}"));
+    }
+    match (stop.said(), complete, sealed) {
+        (true, _, _) => Exit::Interrupted,
+        (_, true, _) if acquired.finished.problems.is_empty() => Exit::Complete,
+        (_, true, _) | (_, false, 0) => Exit::Error,
+        (_, false, _) => Exit::Partial,
+    }
+}
+
+const PLAN: &[Column] = &[Column("step"), Column("what"), Column("method"), Column("consistency"), Column("bytes")];
+
+fn show_plan(args: &Args, context: &Context, uri: impound_backends::Uri) -> Result<Exit> {
+    let scratch = tempfile::tempdir()?;
+    // A plan writes nothing, so it needs no case; a request does.
+    let case = args.case.throwaway(scratch.path())?;
+    let (facts, plan) = block_on(async { plan(&request(args, uri, case), Arc::new(NoLog)).await })??;
+    let mut rows = context.table(PLAN);
+    for item in &plan.items {
+        let class = item.consistency.name();
+        rows.row(vec![
+            Cell::text("item"),
+            Cell::text(&item.item),
+            Cell::text(&item.method),
+            Cell::text(class),
+            Cell::Bytes(item.bytes),
+        ])?;
+    }
+    let mut line = |step: &str, what: &str, bytes: Option<u64>| {
+        let none = Cell::Absent(Absent::NotApplicable);
+        let bytes = Cell::or_absent(bytes, Absent::NotApplicable, Cell::Bytes);
+        rows.row(vec![Cell::text(step), Cell::text(what), none.clone(), none, bytes])
+    };
+    line("pause", &plan.pause, None)?;
+    line("space", "in the case, at worst", Some(plan.items.iter().map(|item| item.bytes).sum()))?;
+    line("space", "for what the guest overwrites, at worst", Some(plan.scratch_bytes))?;
+    for command in &plan.commands {
+        line("command", command, None)?;
+    }
+    for warning in &plan.warnings {
+        line("warning", warning, None)?;
+    }
+    rows.end()?;
+    drop(rows);
+    context.say(&summary(&facts.name, &plan));
+    Ok(Exit::Complete)
+}
+
+fn summary(name: &str, plan: &Plan) -> String {
+    let bytes = human_bytes(plan.items.iter().map(|item| item.bytes).sum());
+    format!(
+        "nothing was done; {} would give {} items of {bytes} at most, with a pause of {}",
+        printable(name),
+        plan.items.len(),
+        plan.pause
+    )
+}
+
+/// Whoever asks for a capture has to say where it goes.
+pub(super) fn no_case() -> anyhow::Error {
+    UsageError("--case DIR is missing: name the folder of the case (a new one is made)".to_owned()).into()
+}
+
+/// Who takes evidence, unless said.
+pub(super) fn default_examiner() -> String {
+    somebody()
+}
