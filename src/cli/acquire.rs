@@ -175,6 +175,7 @@ fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> 
         },
         evidence_number: args.evidence_number.clone(),
         notes: args.note.clone(),
+        guardian: std::env::current_exe().ok(),
         resume: args.resume,
     }
 }

@@ -155,18 +155,15 @@ async fn start_server(
     session.qmp().await.ask_with_fd("getfd", json!({ "fdname": fd_name }), listener.as_fd()).await?;
     session.about_to(journal, "start an NBD server", QemuUndo::NbdServer)?;
     let address = json!({ "addr": { "type": "fd", "data": { "str": fd_name } } });
-    let started = session.qmp().await.ask("nbd-server-start", address).await;
-    started.map(|_| ()).map_err(|error| {
-        if error.why.contains("already running") {
-            return BackendError::unsupported(
-                "capture disks",
-                error.on,
-                "somebody else's NBD server is running in this QEMU, and a QEMU has only one",
-            )
-            .advise("wait for that backup to end, or capture memory alone (--memory)");
-        }
-        error
-    })
+    let Err(error) = session.qmp().await.ask("nbd-server-start", address).await else { return Ok(()) };
+    // What runs is not ours to stop.
+    session.forget(journal, |undo| *undo == QemuUndo::NbdServer);
+    if !error.why.contains("already running") {
+        return Err(error);
+    }
+    let why = "somebody else's NBD server is running in this QEMU, and a QEMU has only one";
+    Err(BackendError::unsupported("capture disks", error.on, why)
+        .advise("wait for that backup to end, or capture memory alone (--memory)"))
 }
 
 /// Makes the overlay over a disk: an unnamed file in the scratch folder, formatted by QEMU as qcow2.

@@ -315,7 +315,10 @@ fn disk_capture(item: Item, disk: &DiskFound, pieces: PieceStream, running: bool
     Capture {
         method: if disk.read_only { "export" } else { "fleece" },
         len: disk.size,
-        regions: vec![Region { at: 0, len: disk.size, name: disk.name.clone() }],
+        regions: (disk.size > 0)
+            .then(|| Region { at: 0, len: disk.size, name: disk.name.clone() })
+            .into_iter()
+            .collect(),
         consistency: if running && !disk.read_only {
             Consistency::QuasiInstantaneous
         } else {

@@ -49,7 +49,11 @@ pub(super) enum QemuUndo {
 impl QemuUndo {
     /// As the journal keeps it.
     pub(super) fn for_journal(&self) -> Undo {
-        Undo { say: self.say(), how: serde_json::to_value(self).unwrap_or(Value::Null) }
+        Undo {
+            say: self.say(),
+            holds_guest: matches!(self, Self::RunState { running: true }),
+            how: serde_json::to_value(self).unwrap_or(Value::Null),
+        }
     }
 
     /// Reads what a journal kept. The journal may be forged: only what impound itself could have made is accepted.
@@ -235,7 +239,7 @@ mod tests {
             json!({ "undo": "quit" }),
             json!("quit"),
         ] {
-            let forged = Undo { say: "x".to_owned(), how: how.clone() };
+            let forged = Undo { say: "x".to_owned(), holds_guest: false, how: how.clone() };
             assert!(QemuUndo::from_journal(&forged).is_err(), "{how}");
         }
     }
