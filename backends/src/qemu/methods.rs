@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::survey::Survey;
+use super::survey::{DiskFound, Survey};
 use super::target::reachable;
 use crate::{BackendError, Consistency, How, Item, ItemKind, Method};
 
@@ -182,7 +182,7 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
             kind: ItemKind::Disk,
             name: disk.name.clone(),
             len: Some(disk.size),
-            source: format!("{} ({})", disk.file, disk.format),
+            source: disk_source(disk),
             resumable: false,
             methods: vec![disk_method(disk.read_only)],
         });
@@ -220,6 +220,13 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
         }],
     });
     items
+}
+
+/// The file, its format, what it builds on, and the node that QEMU calls it.
+fn disk_source(disk: &DiskFound) -> String {
+    let chain = disk.backing.iter().fold(String::new(), |chain, file| chain + " on " + file);
+    let read_only = if disk.read_only { ", read-only" } else { "" };
+    format!("{} ({}){chain}, node {}{read_only}", disk.file, disk.format, disk.node)
 }
 
 fn disk_method(read_only: bool) -> Method {
