@@ -4,7 +4,8 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -268,13 +269,13 @@ fn somebody_elses_nbd_server_and_its_exports_are_respected() -> Result<()> {
 #[test]
 fn a_user_without_the_right_is_told_what_to_do() -> Result<()> {
     let guest = Guest::boot(&Spec::new("linux-small"))?;
-    let mode = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    let mode = Permissions::from_mode(0o700);
     fs::set_permissions(guest.folder(), mode)?;
     let nobody = tempfile::tempdir()?;
     let program = nobody.path().join("impound");
     fs::copy(impound().get_program(), &program)?;
     for path in [nobody.path(), program.as_path()] {
-        fs::set_permissions(path, fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o755)))?;
+        fs::set_permissions(path, Permissions::from_mode(0o755))?;
     }
     let output = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])

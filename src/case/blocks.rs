@@ -398,13 +398,13 @@ mod tests {
         let (_keep, file, map, bytes) = sample(3 << 20);
         fs::write(&file, &bytes[..(2 << 20) + 9]).unwrap();
         let cut = check(&file, &map, &Silent).unwrap();
-        assert_eq!(cut.changed, [2 << 20..3 << 20]);
+        assert_eq!(format!("{:?}", cut.changed), "[2097152..3145728]");
         assert_eq!(cut.sha256, None);
         let mut more = bytes.clone();
         more.push(0);
         fs::write(&file, &more).unwrap();
         let grown = check(&file, &map, &Silent).unwrap();
-        assert_eq!(grown.changed, [3 << 20..(3 << 20) + 1]);
+        assert_eq!(format!("{:?}", grown.changed), "[3145728..3145729]");
         assert_eq!(grown.sha256, None);
     }
 

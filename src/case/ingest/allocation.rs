@@ -110,7 +110,7 @@ impl Allocation {
     }
 
     /// Ends it under its name.
-    pub(super) fn finish(mut self, name: &Path, space: &Space) -> Result<(), CaseError> {
+    pub(super) fn finish(&mut self, name: &Path, space: &Space) -> Result<(), CaseError> {
         if let Some(open) = self.open.take() {
             self.log.append(&open.line(), space)?;
         }

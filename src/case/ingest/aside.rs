@@ -16,6 +16,7 @@ use crate::case::sha256::hex;
 const MOST: u64 = 256 << 20;
 
 /// The small files of one item.
+#[derive(Default)]
 pub(super) struct Asides {
     data: PathBuf,
     digests: Vec<Digest>,

@@ -136,36 +136,49 @@ pub(super) fn blocks(
         send(link.sha256);
     }
     let from = before.map_or(0, |link| link.at + link.len);
-    let empty = zeros_digest(block);
-    let (mut hasher, mut zeros, mut told) = (Sha256::new(), Some(0), before.is_some());
-    let mut end_block = |hasher: &mut Sha256, zeros: &mut Option<u64>| {
-        let sum = match zeros.replace(0) {
-            Some(len) if len == block => empty,
-            Some(len) => zeros_digest(len),
-            None => hasher.finalize_reset().into(),
-        };
-        told = true;
-        send(sum);
-    };
+    let (empty, mut current) = (zeros_digest(block), BlockHash::default());
     let end = source.follow(from, |chunk| {
-        match zeros {
-            Some(len) if chunk.hole || is_zero(chunk.bytes) => zeros = Some(len + chunk.bytes.len() as u64),
-            Some(len) => {
-                feed_zeros(&mut hasher, len);
-                hasher.update(chunk.bytes);
-                zeros = None;
-            }
-            None => hasher.update(chunk.bytes),
-        }
+        current.update(&chunk);
         if chunk.end().is_multiple_of(block) {
-            end_block(&mut hasher, &mut zeros);
+            send(current.take(block, &empty));
         }
         Ok(())
     })?;
     if end.is_some_and(|end| !end.is_multiple_of(block) || end == 0) {
-        end_block(&mut hasher, &mut zeros);
+        send(current.take(block, &empty));
     }
     Ok(())
+}
+
+/// The hash of one block. Zeros at its beginning are only counted, until something else comes.
+#[derive(Default)]
+struct BlockHash {
+    hasher: Sha256,
+    zeros: u64,
+    mixed: bool,
+}
+
+impl BlockHash {
+    fn update(&mut self, chunk: &Chunk<'_>) {
+        if !self.mixed && (chunk.hole || is_zero(chunk.bytes)) {
+            self.zeros += chunk.bytes.len() as u64;
+            return;
+        }
+        if !self.mixed {
+            self.mixed = true;
+            feed_zeros(&mut self.hasher, self.zeros);
+        }
+        self.hasher.update(chunk.bytes);
+    }
+
+    /// The digest; begins the next block. `empty` is that of `block` zeros.
+    fn take(&mut self, block: u64, empty: &[u8; 32]) -> [u8; 32] {
+        match std::mem::take(self) {
+            Self { mixed: true, hasher, .. } => hasher.finalize().into(),
+            Self { zeros, .. } if zeros == block => *empty,
+            Self { zeros, .. } => zeros_digest(zeros),
+        }
+    }
 }
 
 fn zeros_digest(len: u64) -> [u8; 32] {

@@ -70,7 +70,8 @@ impl Frontier {
         self.moved.notify_all();
     }
 
-    /// Nothing more comes, and nobody shall finish. Does nothing after [`Frontier::close`].
+    /// Nothing more comes, and nobody shall finish: readers stop after what is filled. Does nothing after
+    /// [`Frontier::close`].
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
         state.abandoned |= state.end.is_none();
@@ -98,9 +99,6 @@ impl Frontier {
         let want = (at / step).saturating_add(1).saturating_mul(step);
         let mut state = self.lock();
         loop {
-            if state.abandoned {
-                return Next::Abandoned;
-            }
             let end = state.end;
             if end.is_some_and(|end| at >= end) {
                 return Next::End;
@@ -111,6 +109,10 @@ impl Frontier {
                 let mut within = state.runs.iter().skip(first);
                 let data = within.next().is_some_and(|(end, data)| *data || *end < to);
                 return Next::Filled { to, data };
+            }
+            // Only now: what is filled is worth hashing, a resumed copy builds on it.
+            if state.abandoned {
+                return Next::Abandoned;
             }
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }

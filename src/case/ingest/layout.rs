@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn regions_that_make_no_sense_are_refused() {
         let region = |at, len| Region { at, len, name: "r".into() };
-        assert_eq!(ranges(&[], 5).unwrap(), [0..5]);
+        assert_eq!(format!("{:?}", ranges(&[], 5)), "Ok([0..5])");
         assert_eq!(ranges(&[region(0, 4096), region(8192, 100)], 8292), Ok(vec![0..4096, 8192..8292]));
         for bad in [
             vec![region(1, 4096)],

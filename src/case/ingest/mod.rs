@@ -7,8 +7,8 @@
 //! with zstd:             └→ spool → compressor → .zst file → the same hashers; content digest from the spool
 //! ```
 //!
-//! The receiver writes each piece to its place ([`layout`]), notes that it came ([`coverage`]) and publishes how far the
-//! beginning is filled ([`frontier`]); everything else follows behind through the page cache ([`follow`], [`zst`]). Files
+//! The receiver writes each piece to its place (`layout`), notes that it came (`coverage`) and publishes how far the
+//! beginning is filled (`frontier`); everything else follows behind through the page cache (`follow`, `zst`). Files
 //! are created under temporary names (`data/memory.raw.part`), made durable and renamed; nothing is overwritten.
 //!
 //! It blocks, and runs on a thread of its own. `stop` is noticed within 100 ms even when no piece comes.
@@ -31,7 +31,7 @@ mod zst;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use impound_backends::{Capture, ItemKind};
 use jiff::Timestamp;
@@ -47,11 +47,10 @@ use crate::case::CaseError;
 use crate::progress::Task;
 use allocation::{Allocation, Run};
 use aside::Asides;
-use coverage::Coverage;
 use gaps::Gaps;
 use pipeline::{Hashed, Pipeline};
 use receive::{End, Receiver, Tally};
-use space::Space;
+use space::{Log, Space};
 
 /// How an item ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,34 +115,21 @@ pub fn ingest(
     let space = Space::new(draft, options.min_free, plan.layout.len / options.block)?;
     let (allocation, gaps, tally) = begin_maps(&capture, draft, options, &space)?;
     let pipeline = Pipeline::open(&plan, draft, options, plan.resumable)?;
-    let mut coverage = Coverage::new(capture.len, plan.regions.clone());
-    coverage.note(0, plan.from, true);
-    let mut receiver = Receiver {
-        image: &pipeline.image,
-        layout: &plan.layout,
-        space: &space,
-        task,
-        coverage,
-        gaps,
-        allocation,
-        asides: Asides::new(&draft.join("data"), options.digests.iter().copied().collect()),
-        sample: (capture.item.kind == ItemKind::Memory).then(Sample::default),
-        tally,
-        pending: Vec::new(),
-        published: 0,
-        unwatched: 0,
-    };
+    let mut receiver = Receiver::new(&capture, &plan, &pipeline.image, &space, task, gaps, tally);
+    receiver.allocation = allocation.as_ref();
+    receiver.asides = Asides::new(&draft.join("data"), options.digests.iter().copied().collect());
     task.phase("copying");
     task.add(plan.from);
-    let live = receiver.allocation.clone().filter(|_| plan.resumable);
+    let live = allocation.as_ref().filter(|_| plan.resumable);
     let (hashed, end, content) = std::thread::scope(|scope| {
         let _guard = pipeline.image.frontier.guard();
-        let running = pipeline.start(scope, options, &space, live.as_deref());
+        let running = pipeline.start(scope, options, &space, live);
         let end = receiver.run(&mut capture.pieces, stop);
         capture.pieces.close();
         let keep = plan.resumable && options.keep_draft && end != End::Closed;
         let content = if keep { Ok(None) } else { receiver.finish(capture.len).map(Some) };
         if !matches!(content, Ok(Some(_))) {
+            receiver.publish();
             pipeline.image.frontier.abandon();
         }
         task.phase("hashing");
@@ -157,7 +143,7 @@ pub fn ingest(
     }
 }
 
-type Maps = (Option<Arc<Mutex<Allocation>>>, Gaps, Tally);
+type Maps = (Option<Mutex<Allocation>>, Gaps, Tally);
 
 /// Begins the maps beside the image, with what an earlier run knew of the part that is kept.
 fn begin_maps(capture: &Capture, draft: &Path, options: &IngestOptions, space: &Space) -> Result<Maps, CaseError> {
@@ -167,7 +153,7 @@ fn begin_maps(capture: &Capture, draft: &Path, options: &IngestOptions, space: &
     }
     let path = allocation::part(draft);
     let Some(resume) = &options.resume else {
-        return Ok((Some(Arc::new(Mutex::new(Allocation::create(&path)?))), gaps, tally));
+        return Ok((Some(Mutex::new(Allocation::create(&path)?)), gaps, tally));
     };
     let _ = std::fs::remove_file(draft.join("gaps.jsonl.part"));
     let fresh = draft.join("allocation.jsonl.new");
@@ -189,7 +175,7 @@ fn begin_maps(capture: &Capture, draft: &Path, options: &IngestOptions, space: &
     kept.flush(space)?;
     std::fs::rename(&fresh, &path).map_err(CaseError::io("replace", &path))?;
     kept.moved_to(&path);
-    Ok((Some(Arc::new(Mutex::new(kept))), gaps, tally))
+    Ok((Some(Mutex::new(kept)), gaps, tally))
 }
 
 /// The end of a copy: everything is written and hashed, or left to be resumed.
@@ -233,7 +219,7 @@ impl Done<'_> {
     /// Leaves the draft as it is, to be resumed.
     fn leave(&self, receiver: &Receiver<'_>) -> Result<Ingested, CaseError> {
         let mut report = self.report(receiver, self.outcome(false, false));
-        if let Some(allocation) = &receiver.allocation {
+        if let Some(allocation) = receiver.allocation {
             allocation.lock().unwrap_or_else(PoisonError::into_inner).flush(self.space)?;
         }
         report.notes.push("the draft was left to be resumed".into());
@@ -253,7 +239,7 @@ impl Done<'_> {
         report.content_len = content_len;
         let mut end = self.end.clone();
         if let Some((len, why)) = hashed.cut {
-            receiver.gaps.cut(len, content_len, &why, self.space)?;
+            receiver.gaps.cut(len, self.plan.head.len, &why, self.space)?;
             report.content_len = len;
             end = End::Failed(why);
         }
@@ -264,21 +250,25 @@ impl Done<'_> {
         report.content_sha256 = Some(hashed.content.unwrap_or_else(|| hashed.image.sha256.clone()));
         report.stored = vec![hashed.image];
         report.stored.extend(receiver.asides.finish()?);
-        hashed.map.finish(&self.draft.join("blocks.jsonl"), self.space)?;
-        report.tags.push("blocks.jsonl".into());
-        if let Some(map) = receiver.allocation.take().and_then(Arc::into_inner) {
-            let map = map.into_inner().unwrap_or_else(PoisonError::into_inner);
+        report.tags = self.settle_maps(hashed.map, receiver.allocation)?;
+        report.tags.extend(spilled.then(|| "gaps.jsonl".into()));
+        report.outcome = Done { end, ..*self }.outcome(missing, unreadable);
+        Ok(report)
+    }
+
+    /// Gives the maps their names and takes away what a resumed copy would have needed.
+    fn settle_maps(&self, mut map: Log, allocation: Option<&Mutex<Allocation>>) -> Result<Vec<String>, CaseError> {
+        map.finish(&self.draft.join("blocks.jsonl"), self.space)?;
+        let mut tags = vec!["blocks.jsonl".to_owned()];
+        if let Some(map) = allocation {
+            let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
             map.finish(&self.draft.join("allocation.jsonl"), self.space)?;
-            report.tags.push("allocation.jsonl".into());
-        }
-        if spilled {
-            report.tags.push("gaps.jsonl".into());
+            tags.push("allocation.jsonl".into());
         }
         if self.plan.resumable {
             let path = self.draft.join(resume::HEAD);
             std::fs::remove_file(&path).map_err(CaseError::io("remove", &path))?;
         }
-        report.outcome = Done { end, ..*self }.outcome(missing, unreadable);
-        Ok(report)
+        Ok(tags)
     }
 }

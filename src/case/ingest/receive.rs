@@ -9,7 +9,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use impound_backends::{BackendError, Piece, PieceStream, Why};
+use impound_backends::{BackendError, Capture, ItemKind, Piece, PieceStream, Why};
 use jiff::Timestamp;
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -19,6 +19,7 @@ use super::coverage::Coverage;
 use super::follow::{CHUNK, Source};
 use super::gaps::{Gap, Gaps};
 use super::layout::Layout;
+use super::options::Plan;
 use super::sample::Sample;
 use super::space::{Space, full};
 use crate::case::CaseError;
@@ -57,16 +58,53 @@ pub(super) struct Receiver<'a> {
     pub(super) task: &'a dyn Task,
     pub(super) coverage: Coverage,
     pub(super) gaps: Gaps,
-    pub(super) allocation: Option<Arc<Mutex<Allocation>>>,
+    pub(super) allocation: Option<&'a Mutex<Allocation>>,
     pub(super) asides: Asides,
     pub(super) sample: Option<Sample>,
     pub(super) tally: Tally,
     /// Steps of the frontier not published yet.
-    pub(super) pending: Vec<(u64, bool)>,
+    pending: Vec<(u64, bool)>,
     /// Published up to here, in the file.
-    pub(super) published: u64,
+    published: u64,
     /// Bytes written since free space was last looked at.
-    pub(super) unwatched: u64,
+    unwatched: u64,
+    /// Bytes that may come before the allocation map must reach the system, and how many came.
+    flush_every: u64,
+    unflushed: u64,
+}
+
+impl<'a> Receiver<'a> {
+    /// One that nothing came to yet, except what an earlier run left: `gaps` and `tally` know of it.
+    pub(super) fn new(
+        capture: &Capture,
+        plan: &'a Plan,
+        image: &'a Source,
+        space: &'a Space,
+        task: &'a dyn Task,
+        gaps: Gaps,
+        tally: Tally,
+    ) -> Self {
+        let mut coverage = Coverage::new(capture.len, plan.regions.clone());
+        coverage.note(0, plan.from, true);
+        Self {
+            image,
+            layout: &plan.layout,
+            space,
+            task,
+            coverage,
+            gaps,
+            allocation: None,
+            asides: Asides::default(),
+            sample: (capture.item.kind == ItemKind::Memory).then(Sample::default),
+            tally,
+            pending: Vec::new(),
+            published: 0,
+            // The first piece looks at the free space.
+            unwatched: WATCH,
+            flush_every: if plan.resumable { plan.head.block } else { u64::MAX },
+            unflushed: 0,
+        }
+    }
 }
 
 impl Receiver<'_> {
@@ -163,10 +201,18 @@ impl Receiver<'_> {
         Ok((at, len))
     }
 
-    fn note(&self, run: Run) -> Result<(), String> {
-        let Some(allocation) = &self.allocation else { return Ok(()) };
+    /// Notes a run in the allocation map. Of a copy that can be resumed, the map is never far behind the bytes.
+    fn note(&mut self, run: Run) -> Result<(), String> {
+        let Some(allocation) = self.allocation else { return Ok(()) };
+        self.unflushed = self.unflushed.saturating_add(run.len);
+        let flush = self.unflushed >= self.flush_every;
         let mut allocation = allocation.lock().unwrap_or_else(PoisonError::into_inner);
-        allocation.note(run, self.space).map_err(|error| error.to_string())
+        allocation.note(run, self.space).map_err(|error| error.to_string())?;
+        if flush {
+            allocation.flush(self.space).map_err(|error| error.to_string())?;
+            self.unflushed = 0;
+        }
+        Ok(())
     }
 
     /// Looks at free space from time to time.
@@ -191,7 +237,8 @@ impl Receiver<'_> {
         self.image.frontier.refused().map_or(Ok(()), Err)
     }
 
-    fn publish(&mut self) {
+    /// Publishes what is filled.
+    pub(super) fn publish(&mut self) {
         self.published = self.pending.last().map_or(self.published, |(to, _)| *to);
         self.image.frontier.publish(self.pending.drain(..));
     }

@@ -1,12 +1,14 @@
 //! Taking up a copy that was interrupted.
 //!
 //! While a copy that can be resumed runs, the draft holds `resume.json` (what is copied, under which boot of this machine),
-//! `blocks.jsonl.part` (a line a finished block) and `allocation.jsonl.part`. A line of the block map reaches the system
-//! only after the bytes and the allocation lines it speaks of.
+//! `allocation.jsonl.part` (what came, handed to the system at least once a block) and `blocks.jsonl.part` (a line a hashed
+//! block).
 //!
-//! After a kill the page cache still holds all that, so only the last block is hashed again. After a crash or a reboot of
-//! the machine nothing says in which order the disk got it: then every block kept is hashed from the local copy, and the
-//! copy goes on where the first one differs. Either way at most one block is read again from the source.
+//! After a kill the page cache still holds all that was handed over, in that order: the copy goes on after the last whole
+//! block that the allocation map knows; the last line of the block map is checked against the local bytes, and blocks the
+//! hashers had not reached are hashed from the local copy. After a crash or a reboot of the machine nothing says what of
+//! it reached the disk: then every line kept is checked against the local bytes, and the copy goes on where the first one
+//! differs or the lines end. After a kill at most one block is read again from the source.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -109,12 +111,22 @@ impl ResumePoint {
         let trusted = !head.boot.is_empty() && head.boot == boot();
         let mut walk =
             Walk { head: &head, image: &image, open: &open, actual, kept: Vec::new(), buffer: vec![0; 1 << 20] };
-        walk.all(&draft.join(MAP), told(draft, head.len), !trusted)?;
+        let told = told(draft, head.len);
+        walk.all(&draft.join(MAP), told, !trusted)?;
         if trusted {
             walk.check_last()?;
         }
         let (last, keep) = walk.kept.pop().map_or((None, 0), |(link, keep)| (Some(link), keep));
-        let at = last.as_ref().map_or(0, |link| link.at + link.len);
+        let hashed = last.as_ref().map_or(0, |link| link.at + link.len);
+        let at = if trusted { hashed.max(told / head.block * head.block) } else { hashed };
+        if at > actual {
+            return Err(CaseError::Corrupt {
+                on: image,
+                at: format!("byte {actual}"),
+                expected: format!("{at} bytes that were copied"),
+                found: "the end of the file".into(),
+            });
+        }
         Ok(Some(Self { at, head, last, keep }))
     }
 }

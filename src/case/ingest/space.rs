@@ -130,7 +130,7 @@ impl Log {
     }
 
     /// Flushes, makes it durable and gives it its name.
-    pub(super) fn finish(mut self, name: &Path, space: &Space) -> Result<(), CaseError> {
+    pub(super) fn finish(&mut self, name: &Path, space: &Space) -> Result<(), CaseError> {
         self.flush(space)?;
         settle(&self.file, &self.path, name)
     }

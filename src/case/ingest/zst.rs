@@ -8,7 +8,7 @@
 //! What is to be compressed lies in a spool, a sparse file that is given back behind the reader and removed in the end. Where
 //! pieces come in order the spool stays small; where they come in any order it grows towards the length of the item.
 
-use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 
 use rayon::prelude::*;
@@ -17,11 +17,15 @@ use zstd::zstd_safe::CParameter;
 
 use super::follow::Source;
 use super::frontier::Next;
-use super::space::{Space, full};
+use super::space::Space;
 use crate::case::CaseError;
 
 /// Uncompressed length of a frame in bytes.
 pub const FRAME: u64 = 4 << 20;
+/// Magic number of the frame that holds the table: any decoder skips it.
+const SKIPPABLE: u32 = 0x184D_2A5E;
+/// Magic number at the end of the table.
+const SEEKABLE: u32 = 0x8F92_EAB1;
 /// The most frames in the works at once: bounds memory to about 9 MiB each.
 const MOST_AT_ONCE: usize = 8;
 
@@ -53,39 +57,82 @@ pub(super) fn compress(
     // Those who follow must not wait for ever, however this ends. After `close` it does nothing.
     let _guards = (out.frontier.guard(), done.frontier.guard());
     let empty = frame(&mut compressor(level, spool)?, &vec![0; usize::try_from(FRAME).unwrap_or(0)], spool)?;
-    let (mut at, mut written, mut table, mut failed) = (0, 0, Vec::new(), None);
-    'all: loop {
-        let Some(parts) = gather(spool, at) else { return Ok(None) };
+    let mut frames = Frames { out, done, at: 0, written: 0, table: Vec::new() };
+    let mut failed = None;
+    while failed.is_none() {
+        let Some(parts) = gather(spool, frames.at) else { return Ok(None) };
         if parts.is_empty() {
             break;
         }
-        let frames: Vec<Vec<u8>> = parts
+        let packed: Vec<Vec<u8>> = parts
             .par_iter()
             .map_init(|| compressor(level, spool), |tool, part| pack(tool, part, spool, &empty))
             .collect::<Result<_, _>>()?;
-        for (part, frame) in parts.iter().zip(&frames) {
-            match out.file.write_all_at(frame, written) {
-                Err(error) if full(&error) => {
-                    let why = format!("could not write {}: {error}", out.path.display());
-                    space.release();
-                    spool.frontier.refuse(&why);
-                    failed = Some(why);
-                    break 'all;
-                }
-                result => result.map_err(CaseError::io("write", &out.path))?,
-            }
-            written += frame.len() as u64;
-            table.push((frame.len(), part.to - part.at));
-            at = part.to;
-            done.frontier.publish([(at, part.data)]);
-            out.frontier.publish([(written, true)]);
+        failed = parts.iter().zip(&packed).find_map(|(part, frame)| frames.write(part, frame).err());
+        if let Some(error) = &failed {
+            space.release();
+            spool.frontier.refuse(format!("could not write {}: {error}", out.path.display()));
         }
     }
-    let end = finish(&out.file, written, &table, space).map_err(CaseError::io("write the seek table of", &out.path))?;
-    out.frontier.publish([(end, true)]);
-    out.frontier.close();
-    done.frontier.close();
-    Ok(Some(Packed { content_len: at, failed }))
+    frames.finish(space).map_err(CaseError::io("write the seek table of", &out.path))?;
+    let failed = failed.map(|error| format!("could not write {}: {error}", out.path.display()));
+    Ok(Some(Packed { content_len: frames.at, failed }))
+}
+
+/// The frames that are written.
+struct Frames<'a> {
+    out: &'a Source,
+    done: &'a Source,
+    /// Bytes of content that are in them.
+    at: u64,
+    /// Bytes of the file that they take.
+    written: u64,
+    /// Length of each, compressed and not.
+    table: Vec<(u32, u32)>,
+}
+
+impl Frames<'_> {
+    /// Appends one. If it fails the file ends, later, where the one before did.
+    fn write(&mut self, part: &Part, frame: &[u8]) -> io::Result<()> {
+        self.out.file.write_all_at(frame, self.written)?;
+        self.table.push((narrow(frame.len() as u64)?, narrow(part.to - part.at)?));
+        self.written += frame.len() as u64;
+        self.at = part.to;
+        self.done.frontier.publish([(self.at, part.data)]);
+        self.out.frontier.publish([(self.written, true)]);
+        Ok(())
+    }
+
+    /// Writes the seek table and ends the file behind it.
+    fn finish(&mut self, space: &Space) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(self.table.len() * 8 + 64);
+        if self.table.is_empty() {
+            // No content is still a frame, so that every tool agrees that the file is whole.
+            bytes = zstd::bulk::compress(&[], 1)?;
+            self.table.push((narrow(bytes.len() as u64)?, 0));
+        }
+        let count = self.table.len() as u64;
+        bytes.extend_from_slice(&SKIPPABLE.to_le_bytes());
+        bytes.extend_from_slice(&narrow(count * 8 + 9)?.to_le_bytes());
+        for (packed, content) in &self.table {
+            bytes.extend_from_slice(&packed.to_le_bytes());
+            bytes.extend_from_slice(&content.to_le_bytes());
+        }
+        bytes.extend_from_slice(&narrow(count)?.to_le_bytes());
+        bytes.push(0); // descriptor: no checksums in the table
+        bytes.extend_from_slice(&SEEKABLE.to_le_bytes());
+        self.out.file.set_len(self.written)?;
+        space.insist(|| self.out.file.write_all_at(&bytes, self.written))?;
+        self.written += bytes.len() as u64;
+        self.out.frontier.publish([(self.written, true)]);
+        self.out.frontier.close();
+        self.done.frontier.close();
+        Ok(())
+    }
+}
+
+fn narrow(n: u64) -> io::Result<u32> {
+    u32::try_from(n).map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
 
 /// The next frames that are final; none at the end, `None` if the writer gave up.
@@ -130,31 +177,4 @@ fn pack(
     let bytes = spool.read(&mut buffer, part.at, want)?;
     let tool = tool.as_mut().map_err(|error| CaseError::caller("compress", &spool.path, error.to_string()))?;
     frame(tool, bytes, spool)
-}
-
-/// Writes the seek table after `written` bytes of frames and ends the file there. The length of it all.
-fn finish(file: &File, mut written: u64, table: &[(usize, u64)], space: &Space) -> std::io::Result<u64> {
-    let narrow = |n: u64| u32::try_from(n).map_err(|_| std::io::Error::from(std::io::ErrorKind::FileTooLarge));
-    let mut bytes = Vec::with_capacity(table.len() * 8 + 17);
-    // No content is still a frame, so that every tool agrees that the file is whole.
-    let nothing = zstd::bulk::compress(&[], 1)?;
-    let alone = [(nothing.len(), 0)];
-    let table = if table.is_empty() { alone.as_slice() } else { table };
-    if written == 0 {
-        bytes.extend_from_slice(&nothing);
-    }
-    let count = table.len() as u64;
-    bytes.extend_from_slice(&0x184D_2A5E_u32.to_le_bytes());
-    bytes.extend_from_slice(&narrow(count * 8 + 9)?.to_le_bytes());
-    for (packed, content) in table {
-        bytes.extend_from_slice(&narrow(*packed as u64)?.to_le_bytes());
-        bytes.extend_from_slice(&narrow(*content)?.to_le_bytes());
-    }
-    bytes.extend_from_slice(&narrow(count)?.to_le_bytes());
-    bytes.push(0);
-    bytes.extend_from_slice(&0x8F92_EAB1_u32.to_le_bytes());
-    file.set_len(written)?;
-    space.insist(|| file.write_all_at(&bytes, written))?;
-    written += bytes.len() as u64;
-    Ok(written)
 }
