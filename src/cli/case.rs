@@ -40,7 +40,10 @@ impl CaseArgs {
     }
 
     pub(super) fn open_or_create(&self, context: &Context) -> Result<Case> {
-        let dir = self.dir.as_ref().ok_or_else(super::acquire::no_case)?;
+        let dir = self.dir.as_ref();
+        let dir = dir.ok_or_else(|| {
+            UsageError("--case DIR is missing: name the folder of the case (a new one is made)".to_owned())
+        })?;
         let signer = self.key.as_ref().map(Signer::new).transpose()?;
         let case = Case::open_or_create(dir, &self.info(dir)?, signer)?;
         context.warn_of_open_runs(&case)?;
@@ -55,7 +58,7 @@ impl CaseArgs {
     fn info(&self, dir: &Path) -> Result<CaseInfo> {
         let name = std::path::absolute(dir)?.file_name().map(|name| name.to_string_lossy().into_owned());
         let number = self.number.clone().or(name).context("the case needs a --number")?;
-        let examiner = self.examiner.clone().unwrap_or_else(super::acquire::default_examiner);
+        let examiner = self.examiner.clone().unwrap_or_else(somebody);
         Ok(CaseInfo::new(number, examiner, self.authority.clone().unwrap_or_else(|| "not stated".to_owned())))
     }
 }

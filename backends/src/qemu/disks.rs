@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
-use super::held::add_fd;
 use super::pieces::Sender;
 use super::session::{Monitor, Session};
 use super::survey::DiskFound;
@@ -177,7 +176,7 @@ async fn overlay(
     let file = tempfile::tempfile_in(scratch).map_err(|e| {
         BackendError::io("make a file for what the guest overwrites", scratch.display().to_string(), &e)
     })?;
-    let added = add_fd(session, "pass a file to QEMU", file.as_fd(), journal).await?;
+    let added = session.add_fd("pass a file to QEMU", file.as_fd(), journal).await?;
     let path = format!("/dev/fdset/{}", added.set);
     session.about_to(journal, "open the overlay's file", QemuUndo::Node { name: names.file.clone() })?;
     let node = json!({ "driver": "file", "node-name": names.file, "filename": path, "discard": "unmap" });

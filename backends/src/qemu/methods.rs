@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 use super::survey::{DiskFound, Survey};
-use super::target::reachable;
 use crate::{BackendError, Consistency, How, Item, ItemKind, Method};
 
 /// Copy rate assumed for methods that hold the guest, in bytes a second: the slow end of what was measured.
@@ -188,7 +187,7 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
         });
     }
     for disk in &survey.disks {
-        if let Some(path) = reachable(disk) {
+        if let Some(path) = disk.reachable() {
             items.push(Item {
                 kind: ItemKind::Container,
                 name: format!("{}-container", disk.name),

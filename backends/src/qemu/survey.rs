@@ -1,5 +1,8 @@
 //! What a VM is, asked of its QEMU without changing anything.
 
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+
 use jiff::{Timestamp, civil, tz::TimeZone};
 use serde_json::{Map, Value, json};
 
@@ -52,6 +55,15 @@ pub(super) struct DiskFound {
     pub(super) allocated: u64,
     /// The guest cannot write to it.
     pub(super) read_only: bool,
+}
+
+impl DiskFound {
+    /// The file of the disk, where this machine can read it.
+    pub(super) fn reachable(&self) -> Option<PathBuf> {
+        let path = PathBuf::from(&self.file);
+        let kind = path.metadata().ok()?.file_type();
+        (path.is_absolute() && (kind.is_file() || kind.is_block_device())).then_some(path)
+    }
 }
 
 /// Everything asked, and what follows from it.
