@@ -11,6 +11,7 @@ use super::custody::{Custody, EventKind, Head, NewEvent};
 use super::disk::{Disk, read_bounded};
 use super::exhibit::{Draft, PARTIAL};
 use super::journal::{RunInfo, RunJournal, WireFile};
+use super::sign::ALLOWED_SIGNERS;
 use super::sign::Signer;
 use super::verify::{Options, Report, verify};
 use super::{CaseError, CaseInfo, digest, names, schema};
@@ -18,8 +19,6 @@ use crate::progress::Progress;
 
 /// The program that checks a case without us; a copy lies in each.
 pub const VERIFY_SH: &str = include_str!("verify.sh");
-/// The keys that have signed in this case, for convenience: trust in them is self-asserted.
-pub(crate) const ALLOWED_SIGNERS: &str = "allowed_signers";
 /// Longest `case.json` and `allowed_signers`, in bytes.
 const SMALL: u64 = 1 << 20;
 

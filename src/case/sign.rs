@@ -16,6 +16,8 @@ use super::CaseError;
 use super::disk::{open_plain, read_bounded};
 use super::names::plain;
 
+/// The keys that have signed in this case, for convenience: trust in them is self-asserted.
+pub(crate) const ALLOWED_SIGNERS: &str = "allowed_signers";
 /// The namespace: a signature made for mail or for git is none for evidence.
 pub const NAMESPACE: &str = "impound";
 /// How long a person may take to type a passphrase or touch a token.

@@ -29,6 +29,8 @@ pub(super) struct QemuTarget {
     prepared: Option<Prepared>,
     stall: Option<StallWatch>,
     thawed: watch::Sender<bool>,
+    /// A snapshot was begun.
+    snapshot: bool,
 }
 
 /// What `prepare` made ready.
@@ -53,6 +55,7 @@ impl QemuTarget {
             prepared: None,
             stall: None,
             thawed: watch::Sender::new(false),
+            snapshot: false,
         })
     }
 
@@ -133,7 +136,8 @@ impl QemuTarget {
         memory: Memory,
     ) -> Result<(Arc<MemoryMap>, Value, PieceStream), BackendError> {
         let (map, facts) = self.instant().await?;
-        if method == MemoryMethod::Snapshot {
+        self.snapshot = method == MemoryMethod::Snapshot;
+        if self.snapshot {
             let pid = self.session.qmp().await.peer_pid();
             self.stall = pid.and_then(|pid| StallWatch::start(pid, &self.survey.cpu_threads));
         }
@@ -232,7 +236,10 @@ impl Target for QemuTarget {
     async fn finish(&mut self, journal: &mut dyn Journal) -> Result<Finished, BackendError> {
         self.prepared = None;
         let stall = self.stall.take().and_then(StallWatch::end);
-        let (problems, guest_unsure) = self.session.undo_all(journal).await;
+        let (mut problems, guest_unsure) = self.session.undo_all(journal).await;
+        if self.snapshot {
+            problems.extend(snapshot_failure(&mut *self.session.qmp().await).await);
+        }
         let status = self.session.qmp().await.ask("query-status", Value::Null).await;
         let state = match &status {
             Ok(status) => status.get("status").and_then(Value::as_str).unwrap_or("unknown").to_owned(),
@@ -275,6 +282,18 @@ impl Freeze for QemuTarget {
         }
         self.thawed.send_replace(true);
         self.session.undo(journal, |undo| matches!(undo, QemuUndo::RunState { .. })).await
+    }
+}
+
+/// The memory may be whole and the snapshot not: what follows memory in the stream is the state of the devices.
+async fn snapshot_failure(qmp: &mut Qmp) -> Option<String> {
+    let state = qmp.ask("query-migrate", Value::Null).await.ok()?;
+    let text = |key: &str| state.get(key).and_then(Value::as_str);
+    match text("status") {
+        Some("completed") | None => None,
+        Some(status) => {
+            Some(format!("the snapshot ended as `{status}`: {}", text("error-desc").unwrap_or("no reason given")))
+        }
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) const PREFIX: &str = "impound-";
 pub(super) const CLAIM: &str = "impound-claim";
 /// The migration capabilities that a snapshot needs.
 pub(super) const CAPABILITIES: &[&str] = &["background-snapshot"];
+/// How long a snapshot may take to end by itself.
+const ENDS_ITSELF: Duration = Duration::from_secs(10);
 /// How long a job may take to end after it was told to.
 const JOB_TIME: Duration = Duration::from_secs(60);
 
@@ -105,7 +107,7 @@ impl QemuUndo {
                 qmp.ask("migrate-set-parameters", json!({ "max-bandwidth": max })).await.map(|_| ())
             }
             Self::Migration => end_migration(qmp).await,
-            Self::Dump => until(qmp, "query-dump", |dump| dump.get("status") != Some(&json!("active"))).await,
+            Self::Dump => until(qmp, "query-dump", JOB_TIME, |dump| dump.get("status") != Some(&json!("active"))).await,
             Self::NamedFd { name } => gone_is_fine(qmp, "closefd", json!({ "fdname": name }), "not found").await,
             Self::FdSet { id } => gone_is_fine(qmp, "remove-fd", json!({ "fdset-id": id }), "not found").await,
             Self::Job { id } => end_job(qmp, id).await,
@@ -125,15 +127,24 @@ async fn gone_is_fine(qmp: &mut Qmp, command: &str, arguments: Value, gone: &str
 }
 
 /// Asks again and again until the answer is as wanted. QEMU has no event for each of these ends.
-async fn until(qmp: &mut Qmp, query: &str, wanted: impl Fn(&Value) -> bool) -> Result<(), BackendError> {
-    let deadline = tokio::time::Instant::now() + JOB_TIME;
+async fn until(
+    qmp: &mut Qmp,
+    query: &str,
+    time: Duration,
+    wanted: impl Fn(&Value) -> bool,
+) -> Result<(), BackendError> {
+    let deadline = tokio::time::Instant::now() + time;
     loop {
         if wanted(&qmp.ask(query, Value::Null).await?) {
             return Ok(());
         }
         if tokio::time::Instant::now() > deadline {
             let on = qmp.path().display().to_string();
-            return Err(BackendError::unsupported(format!("wait for {query}"), on, "it did not end within a minute"));
+            return Err(BackendError::unsupported(
+                format!("wait for {query}"),
+                on,
+                format!("it did not end within {} s", time.as_secs()),
+            ));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -167,11 +178,12 @@ async fn end_migration(qmp: &mut Qmp) -> Result<(), BackendError> {
         let status = state.get("status").and_then(Value::as_str).unwrap_or("none");
         matches!(status, "none" | "completed" | "failed" | "cancelled")
     };
-    if over(&qmp.ask("query-migrate", Value::Null).await?) {
+    // It ends by itself: all was read, or the pipe is closed. To cancel what is about to complete would only blur that.
+    if until(qmp, "query-migrate", ENDS_ITSELF, over).await.is_ok() {
         return Ok(());
     }
     qmp.run(&qapi::qmp::migrate_cancel {}).await?;
-    until(qmp, "query-migrate", over).await
+    until(qmp, "query-migrate", JOB_TIME, over).await
 }
 
 async fn end_job(qmp: &mut Qmp, id: &str) -> Result<(), BackendError> {
@@ -184,7 +196,7 @@ async fn end_job(qmp: &mut Qmp, id: &str) -> Result<(), BackendError> {
         gone_is_fine(qmp, "job-cancel", json!({ "id": id }), "not found").await?;
     }
     let over = |jobs: &Value| job(jobs).is_none_or(|job| job.get("status") == Some(&json!("concluded")));
-    until(qmp, "query-jobs", over).await?;
+    until(qmp, "query-jobs", JOB_TIME, over).await?;
     gone_is_fine(qmp, "job-dismiss", json!({ "id": id }), "not found").await
 }
 
@@ -208,7 +220,7 @@ async fn remove_export(qmp: &mut Qmp, id: &str) -> Result<(), BackendError> {
         let list = exports.as_array().into_iter().flatten();
         list.into_iter().any(|export| export.get("id").and_then(Value::as_str) == Some(id))
     };
-    until(qmp, "query-block-exports", |exports| !listed(exports)).await
+    until(qmp, "query-block-exports", JOB_TIME, |exports| !listed(exports)).await
 }
 
 /// Stops the server that impound started, unless somebody else has begun to use it.

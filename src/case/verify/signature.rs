@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Finding;
 use crate::case::CaseError;
-use crate::case::folder::ALLOWED_SIGNERS;
+use crate::case::sign::ALLOWED_SIGNERS;
 use crate::case::sign::{Seen, look, trusted};
 
 /// Which keys are trusted.
