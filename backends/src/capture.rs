@@ -9,7 +9,8 @@ use crate::{BackendError, Item};
 /// Pieces begin and end on a multiple of this, or at the end of the item. In bytes.
 pub const GRAIN: u64 = 4096;
 
-/// The stream of one item. Bounded, so a slow writer holds the reader and memory stays small.
+/// The stream of one item. Bounded, so a slow writer holds the reader and memory stays small; and so it has to be read from
+/// the moment it is there, or the source, and with it the guest, may come to wait.
 pub type PieceStream = mpsc::Receiver<Result<Piece, BackendError>>;
 
 /// One item on its way out.

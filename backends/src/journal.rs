@@ -10,6 +10,9 @@ use serde_json::Value;
 pub struct Undo {
     /// In words, for the responder: "resume the guest".
     pub say: String,
+    /// The guest stands still until this is undone, so it is undone at once if the run dies.
+    #[serde(default)]
+    pub holds_guest: bool,
     /// In the backend's own terms; only the backend that wrote it reads it, and it reads it as hostile.
     pub how: Value,
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use impound_backends::{BackendError, Capture, Kind, Piece};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::Stop;
@@ -19,7 +19,8 @@ pub(super) type Ingesting = JoinHandle<Result<Ingested, CaseError>>;
 
 /// The watcher of one stream.
 pub(super) struct Drained {
-    done: oneshot::Receiver<()>,
+    holds_guest: bool,
+    done: watch::Receiver<bool>,
     give_up: Option<oneshot::Sender<String>>,
 }
 
@@ -27,14 +28,13 @@ pub(super) struct Drained {
 pub(super) fn watch(capture: &mut Capture) -> Drained {
     let (to, from_here) = mpsc::channel(CHANNEL);
     let source = std::mem::replace(&mut capture.pieces, from_here);
-    let (finished, done) = oneshot::channel();
+    let (finished, done) = watch::channel(false);
     let (give_up, given_up) = oneshot::channel();
     tokio::spawn(async move {
         forward(source, to, given_up).await;
-        // Nobody may be waiting any more.
-        let _ = finished.send(());
+        finished.send_replace(true);
     });
-    Drained { done, give_up: Some(give_up) }
+    Drained { holds_guest: capture.holds_guest, done, give_up: Some(give_up) }
 }
 
 type Pieces = mpsc::Receiver<Result<Piece, BackendError>>;
@@ -69,7 +69,7 @@ impl Drained {
     /// Waits for the last piece. A stop is seen by the writer, which then closes the stream.
     pub(super) async fn wait(mut self, stop: &Stop) {
         tokio::select! {
-            _ = &mut self.done => {}
+            _ = self.done.wait_for(|done| *done) => {}
             () = stop.wait() => {}
         }
     }
@@ -78,7 +78,7 @@ impl Drained {
 /// Waits until all that hold the guest are drained. A capture that would hold it longer than `limit` is given up.
 pub(super) async fn holders(holders: impl Iterator<Item = &mut Drained>, limit: Option<Duration>, stop: &Stop) {
     let deadline = limit.map(|limit| tokio::time::Instant::now() + limit);
-    for drained in holders {
+    for drained in holders.filter(|drained| drained.holds_guest) {
         let too_long = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -86,7 +86,7 @@ pub(super) async fn holders(holders: impl Iterator<Item = &mut Drained>, limit: 
             }
         };
         tokio::select! {
-            _ = &mut drained.done => {}
+            _ = drained.done.wait_for(|done| *done) => {}
             () = stop.wait() => {}
             () = too_long => {
                 if let Some(give_up) = drained.give_up.take() {

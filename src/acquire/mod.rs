@@ -10,6 +10,7 @@
 //! One item's failure does not stop the others.
 
 mod drain;
+mod guardian;
 mod record;
 mod request;
 mod stop;
@@ -21,6 +22,7 @@ use std::time::Instant;
 use impound_backends::{BackendError, Capture, Facts, Finished, Host, How, Item, Plan, Target, WireLog, for_uri};
 use jiff::Timestamp;
 
+pub use guardian::stand_guard;
 pub use request::{Disks, Request, Store, Wanted, select};
 pub use stop::Stop;
 
@@ -28,6 +30,7 @@ use crate::case::ingest::{Ingested, ResumePoint, ingest};
 use crate::case::{CaseError, Draft, Outcome, RunInfo, RunJournal, Sealed, WireFile};
 use crate::progress::Progress;
 use drain::Drained;
+use guardian::Guardian;
 
 /// What came of a capture.
 #[derive(Debug)]
@@ -141,13 +144,11 @@ async fn run_it(
     let starts =
         drafts.iter().zip(&opened.items).filter_map(|(d, item)| Some((item.name.clone(), d.resume.as_ref()?.at)));
     let how = request.how(&run.run, starts.collect());
-    let plan = opened.target.plan(&opened.items, &how).await?;
-    request.check_space(&plan)?;
-    plan.warnings.iter().for_each(|warning| progress.note(warning));
-    let (started, captured) = match capture(&mut opened, &how, journal, request, &drafts, progress, stop).await {
+    let outcome = plan_and_capture(&mut opened, &how, journal, request, &drafts, progress, stop).await;
+    let (plan, started, captured) = match outcome {
         Ok(captured) => captured,
         Err(error) => {
-            drop(drafts.into_iter().map(Opening::discard).collect::<Vec<_>>());
+            drafts.into_iter().for_each(Opening::discard);
             return Err(tidy_after(error, opened.target.as_mut(), journal).await);
         }
     };
@@ -196,6 +197,23 @@ struct Captured {
     ingested: drain::Ingesting,
 }
 
+/// The hypervisor is asked once more, now with everything known, before it is touched.
+async fn plan_and_capture(
+    opened: &mut Opened,
+    how: &How,
+    journal: &mut RunJournal,
+    request: &Request,
+    drafts: &[Opening],
+    progress: &Arc<dyn Progress>,
+    stop: &Stop,
+) -> Result<(Plan, Timestamp, Vec<Captured>), AcquireError> {
+    let plan = opened.target.plan(&opened.items, how).await?;
+    request.check_space(&plan)?;
+    plan.warnings.iter().for_each(|warning| progress.note(warning));
+    let (started, captured) = capture(opened, how, journal, request, drafts, progress, stop).await?;
+    Ok((plan, started, captured))
+}
+
 /// From prepare to the last piece.
 async fn capture(
     opened: &mut Opened,
@@ -210,8 +228,12 @@ async fn capture(
     target.prepare(&opened.items, how, journal).await?;
     stop.check()?;
     // A source that is of no single instant needs no stop.
-    let froze = Instant::now();
     let freezes = request.needs_instant(&opened.items);
+    let guardian = match (&request.guardian, target.freezer()) {
+        (Some(program), Some(_)) if freezes => Some(Guardian::start(program, &request.case, &how.run)?),
+        _ => None,
+    };
+    let froze = Instant::now();
     if let Some(freezer) = target.freezer().filter(|_| freezes) {
         freezer.freeze(journal).await?;
     }
@@ -221,25 +243,18 @@ async fn capture(
         let why = format!("{} captures came for {} items", captures.len(), drafts.len());
         return Err(BackendError::caller("begin the capture", &opened.facts.name, why).into());
     }
-    let mut waiting: Vec<_> = captures.into_iter().zip(drafts).map(Some).collect();
-    let mut under_way: Vec<Option<(Drained, Captured)>> = waiting.iter().map(|_| None).collect();
-    let mut start_if = |wanted: fn(&Capture) -> bool, under_way: &mut Vec<Option<_>>| {
-        for (waits, runs) in waiting.iter_mut().zip(under_way) {
-            if let Some((capture, opening)) = waits.take_if(|(capture, _)| wanted(capture)) {
-                *runs = Some(start(capture, opening, request, progress, stop));
-            }
-        }
-    };
-    // While the guest stands still, nothing else is worth a core.
-    start_if(|capture| capture.holds_guest, &mut under_way);
+    // All are drained from now on, held or not: a snapshot whose pipe is full makes QEMU itself wait, and then nothing that
+    // is asked of it is answered.
+    let started_items = captures.into_iter().zip(drafts).map(|(c, opening)| start(c, opening, request, progress, stop));
+    let mut under_way: Vec<(Drained, Captured)> = started_items.collect();
     let limit = how.max_pause.map(|max| max.saturating_sub(froze.elapsed()));
-    drain::holders(under_way.iter_mut().flatten().map(|(drained, _)| drained), limit, stop).await;
+    drain::holders(under_way.iter_mut().map(|(drained, _)| drained), limit, stop).await;
     if let Some(freezer) = target.freezer().filter(|_| freezes) {
         freezer.thaw(journal).await?;
     }
-    start_if(|_| true, &mut under_way);
+    guardian.into_iter().for_each(Guardian::dismiss);
     let mut captured = Vec::new();
-    for (drained, item) in under_way.into_iter().flatten() {
+    for (drained, item) in under_way {
         drained.wait(stop).await;
         captured.push(item);
     }

@@ -37,6 +37,8 @@ pub struct Request {
     pub evidence_number: Option<String>,
     /// Free text for the manifest.
     pub notes: Option<String>,
+    /// This program, to stand guard while the guest stands still.
+    pub guardian: Option<PathBuf>,
     /// Go on with unfinished drafts of the same items.
     pub resume: bool,
 }

@@ -72,13 +72,13 @@ impl Disk {
 
     /// Writes all bytes to an open file. Not yet durable.
     pub(crate) fn write_all(&self, file: &mut File, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        if let Err(error) = self.step("write", path) {
-            // A cut in the middle of a write leaves a part of it.
-            #[cfg(test)]
+        let step = self.step("write", path);
+        // A cut in the middle of a write leaves a part of it.
+        #[cfg(test)]
+        if step.is_err() {
             file.write_all(bytes.get(..bytes.len() / 2).unwrap_or_default())?;
-            return Err(error);
         }
-        file.write_all(bytes)
+        step.and_then(|()| file.write_all(bytes))
     }
 
     /// Appends bytes to an open file, durably.
@@ -137,7 +137,7 @@ pub(crate) fn temporary_name(path: &Path) -> PathBuf {
 
 /// Is this such a name?
 pub(crate) fn is_temporary(name: &Path) -> bool {
-    name.to_str().is_some_and(|name| name.len() > 5 && name.starts_with('.') && name.ends_with(".tmp"))
+    name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(".tmp")).is_some_and(|name| !name.is_empty())
 }
 
 /// Opens a regular file for reading; a link, pipe or device in its place is refused, not followed.

@@ -22,7 +22,12 @@ impl Draft {
             }
             _ => {}
         }
-        fs::remove_dir(dir.join("data")).map_err(CaseError::io("take away the draft", &dir))?;
+        match fs::remove_dir(dir.join("data")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CaseError::io("take away the draft", &dir)(error));
+            }
+            _ => {}
+        }
         fs::remove_dir(&dir).map_err(CaseError::io("take away the draft", &dir))
     }
 }

@@ -94,7 +94,8 @@ impl Draft {
     /// Writes down what this draft is to become, so that a killed run can still be sealed as interrupted.
     pub fn intend(&self, record: &Record) -> Result<(), CaseError> {
         let path = self.dir.join(INTENT);
-        let bytes = schema::write(record, &path)?;
+        let intended = Record { schema: schema::EXHIBIT.to_owned(), name: self.name.clone(), ..record.clone() };
+        let bytes = schema::write(&intended, &path)?;
         let temporary = self.case.disk.write_temporary(&path, &bytes, 0o600)?;
         self.case.disk.rename_over(&temporary, &path)
     }
@@ -148,7 +149,7 @@ impl Draft {
 
     fn write_tag_files(&self, record: &Record, wire: Option<&Path>) -> Result<(), CaseError> {
         // A seal that failed half-way may have left any of these.
-        let stale = ALGORITHMS.iter().map(|a| a.manifest).chain([INTENT, TAG_MANIFEST, SIGNATURE]);
+        let stale = ALGORITHMS.iter().map(|a| a.manifest).chain([TAG_MANIFEST, SIGNATURE]);
         for name in stale {
             remove(&self.dir.join(name))?;
         }
@@ -171,6 +172,8 @@ impl Draft {
 
     /// Makes everything read-only and durable, then writes and signs the tag manifest. Answers its SHA-256.
     fn close(&self) -> Result<String, CaseError> {
+        // From here on `exhibit.json` says what was intended.
+        remove(&self.dir.join(INTENT))?;
         let found = tree::walk(&self.dir).map_err(CaseError::io("list the exhibit", &self.dir))?;
         let mut tags = Entries::new();
         for (path, nature) in &found {

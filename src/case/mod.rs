@@ -4,6 +4,8 @@
 
 mod bag;
 pub mod blocks;
+#[cfg(test)]
+mod crash_tests;
 pub mod custody;
 mod digest;
 mod disk;

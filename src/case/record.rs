@@ -14,6 +14,9 @@ use serde_json::Value;
 use super::custody::Head;
 use super::schema::{self, Refused};
 
+/// Longest `exhibit.json` that is read, in bytes.
+pub(crate) const RECORD_LIMIT: u64 = 64 << 20;
+
 /// The whole of `exhibit.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {

@@ -3,6 +3,7 @@
 //!
 //! The hypervisor's side comes from [`super::open_runs`] and the backend; [`close_run`] then closes the run's journal.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,10 +14,10 @@ use super::disk::{is_temporary, read_bounded};
 use super::exhibit::{Draft, INTENT, PARTIAL};
 use super::folder::ALLOWED_SIGNERS;
 use super::manifest::MANIFEST_LIMIT;
-use super::record::{Digests, Outcome, Stored};
+use super::record::{Digests, Outcome, RECORD_LIMIT, Record, Stored};
 use super::sign::{Seen, look};
 use super::tree::{self, Nature};
-use super::{Case, CaseError, bag, digest, journal, record};
+use super::{Case, CaseError, bag, digest, journal, names, record};
 use crate::progress::{Progress, Task};
 
 /// What to do with drafts that no run writes any more.
@@ -95,7 +96,7 @@ fn remove_temporary(case: &Case) -> Result<Vec<String>, CaseError> {
     for (name, _) in found.iter().filter(|(name, nature)| *nature == Nature::File && is_temporary(name)) {
         let path = case.dir().join(name);
         fs::remove_file(&path).map_err(CaseError::io("remove a half-made file", &path))?;
-        did.push(format!("removed the half-made file {}", super::names::Shown(name)));
+        did.push(format!("removed the half-made file {}", names::Shown(name)));
     }
     Ok(did)
 }
@@ -144,16 +145,41 @@ fn finish(case: &Case, log: &Log, name: &str, drafts: Drafts, task: &dyn Task) -
         case.disk.rename_new(draft.dir(), &case.exhibits().join(name))?;
         return Ok(Some(format!("gave the sealed exhibit {name} its name")));
     }
-    let intent = draft.dir().join(INTENT);
-    let Ok(bytes) = read_bounded(&intent, 64 << 20) else { return Ok(None) };
     if drafts == Drafts::Keep {
         return Ok(None);
     }
-    let mut intended = record::read(&bytes).map_err(|refused| refused.of(&intent))?;
-    intended.outcome = Outcome::Interrupted { why: "the run was killed; sealed by recover".to_owned() };
-    let stored = hash_payload(draft.dir(), task)?;
-    draft.seal(intended, stored, None)?;
-    Ok(Some(format!("sealed what was captured of {name} as interrupted")))
+    let Some(mut record) = intended(draft.dir())? else {
+        // Killed before it was known what it was to become. With something in it, it is left for a person to look at.
+        let empty = tree::walk(draft.dir()).is_ok_and(|found| found.iter().all(|(_, n)| *n == Nature::EmptyFolder));
+        let took = |()| Some(format!("took away the empty draft {name}"));
+        return if empty { draft.discard().map(took) } else { Ok(None) };
+    };
+    let mut stored = hash_payload(draft.dir(), task)?;
+    let key = |file: &Stored| (file.path.clone(), file.len, file.digests.sha256.clone());
+    let recorded: BTreeSet<_> = record.stored.iter().map(key).collect();
+    if !stored.is_empty() && stored.iter().map(key).collect::<BTreeSet<_>>() == recorded {
+        // Killed while it was being sealed: all that was captured is there as it was written.
+        stored.clone_from(&record.stored);
+    } else {
+        record.outcome = Outcome::Interrupted { why: "the run was killed; sealed by recover".to_owned() };
+    }
+    let wire = case.journals().join(format!("{}.wire.jsonl", record.run));
+    let wire = Some(wire.as_path()).filter(|wire| names::is_safe(&record.run) && wire.is_file());
+    let outcome = record.outcome.name();
+    draft.seal(record, stored, wire)?;
+    Ok(Some(format!("sealed what was captured of {name} as {outcome}")))
+}
+
+/// What a draft was to become: as it was being sealed, else as it was intended.
+fn intended(dir: &Path) -> Result<Option<Record>, CaseError> {
+    for path in [dir.join("exhibit.json"), dir.join(INTENT)] {
+        match read_bounded(&path, RECORD_LIMIT) {
+            Ok(bytes) => return record::read(&bytes).map(Some).map_err(|refused| refused.of(&path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(CaseError::io("read what the draft was to become", &path)(error)),
+        }
+    }
+    Ok(None)
 }
 
 /// Hashes what is under `data/` as it lies there: nobody else can say any more what was written.

@@ -151,15 +151,14 @@ fn public_key(key: &Path) -> Result<String, CaseError> {
     beside.push(".pub");
     let text = read_key(key).map_err(CaseError::io("read the key", key))?;
     let text = Some(text).filter(is_public).or_else(|| read_key(Path::new(&beside)).ok().filter(is_public));
-    let text = match text {
-        Some(text) => text,
-        None => {
-            let said = keygen(&["-y".as_ref(), "-f".as_ref(), key.as_os_str()], Stdio::null(), PATIENCE)?;
-            if !said.good {
-                return Err(said.refuse("read the key", key));
-            }
-            said.out
+    let text = if let Some(text) = text {
+        text
+    } else {
+        let said = keygen(&["-y".as_ref(), "-f".as_ref(), key.as_os_str()], Stdio::null(), PATIENCE)?;
+        if !said.good {
+            return Err(said.refuse("read the key", key));
         }
+        said.out
     };
     let words: Vec<&str> = text.lines().next().unwrap_or_default().split(' ').take(2).collect();
     Ok(words.join(" "))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks this case without impound: sha256sum, ssh-keygen, find, sed, awk, sort, comm, cmp, tr.
+# Checks this case without impound: sha256sum, ssh-keygen, and what every POSIX system has. GNU or busybox, both do.
 #
 #   sh verify.sh [-s ALLOWED_SIGNERS] [-h COUNT:HASH] [CASE]
 #
@@ -25,7 +25,7 @@ while getopts s:h: option; do
 done
 shift $((OPTIND - 1))
 
-for tool in sha256sum find sed awk sort uniq comm cmp tr mktemp; do
+for tool in sha256sum find sed awk sort uniq cmp tr grep ls tail dirname mktemp rm; do
     command -v "$tool" >/dev/null || { echo "verify.sh needs $tool" >&2; exit 2; }
 done
 case $signers in ''|/*) ;; *) signers=$PWD/$signers ;; esac
@@ -44,6 +44,8 @@ bad() { say FAILED "$1"; echo x >>"$t/bad"; }
 unfinished() { say unfinished "$1"; echo x >>"$t/open"; }
 # Every line of standard input is a finding, with this behind it.
 bad_lines() { while IFS= read -r found; do bad "$found$1"; done; }
+# The lines of standard input that are not in the file.
+not_in() { awk -v known="$1" 'BEGIN { while ((getline line < known) > 0) k[line] } !($0 in k)'; }
 hash_of() { sha256sum <"$1" | sed 's/ .*//'; }
 plain_file() { [ -f "$1" ] && [ ! -L "$1" ]; }
 
@@ -131,14 +133,14 @@ check_kept() {
 check_strays() {
     subjects run-begun >"$t/begun"
     subjects run-ended >"$t/ended"
-    comm -23 "$t/begun" "$t/ended" >"$t/runs"
+    not_in "$t/ended" <"$t/begun" >"$t/runs"
     while read -r run; do unfinished "run $run began and did not end"; done <"$t/runs"
     {
         sed 's/ .*//' "$t/kept"
         sed 's|.*|journal/&.jsonl|p; s|\.jsonl$|.wire.jsonl|' "$t/runs"
         printf '%s\n' case.json custody.jsonl custody.head custody.head.sig
-    } | sort >"$t/known"
-    find . -type f ! -path './exhibits/*' | sed 's|^\./||' | sort | comm -23 - "$t/known" | bad_lines ': added'
+    } >"$t/known"
+    find . -type f ! -path './exhibits/*' | sed 's|^\./||' | not_in "$t/known" | bad_lines ': added'
     find . -type d ! -path './exhibits/*' ! -path . ! -path ./exhibits ! -path ./journal | bad_lines ': added'
     find exhibits -type f ! -path 'exhibits/*/*' | bad_lines ': added'
 }
@@ -163,8 +165,8 @@ check_bag() (
     {
         sed 's/^[^ ]*  //' tagmanifest-sha256.txt manifest-sha256.txt 2>/dev/null
         printf 'tagmanifest-sha256.txt%s\n' '' .sig .tsr
-    } | sort -u >"$t/listed"
-    find . -type f | sed 's|^\./||' | sort | comm -23 - "$t/listed" | sed "s|^|$1/|" | bad_lines ': added'
+    } >"$t/listed"
+    find . -type f | sed 's|^\./||' | not_in "$t/listed" | sed "s|^|$1/|" | bad_lines ': added'
     grep -q '^  "schema": "impound-exhibit/1",$' exhibit.json 2>/dev/null || bad "$1/exhibit.json: is not impound-exhibit/1"
     grep -q "^  \"name\": \"$2\",\$" exhibit.json 2>/dev/null || bad "$1/exhibit.json: is that of another exhibit"
     [ "$(sed -n 1p bagit.txt 2>/dev/null)" = 'BagIt-Version: 1.0' ] || bad "$1/bagit.txt: is not BagIt 1.0"
@@ -179,11 +181,11 @@ check_bag() (
 
 check_exhibits() {
     events sealed >"$t/sealed"
-    while read -r exhibit digest signer; do
-        [ "$signer" != null ] || signer=''
+    while read -r exhibit digest key; do
+        [ "$key" != null ] || key=''
         case $exhibit in */*|.*|-*) bad "custody.jsonl: seals a path that leads out"; continue ;; esac
-        if [ -d "exhibits/$exhibit" ]; then check_bag "exhibits/$exhibit" "$exhibit" "$digest" "$signer"
-        elif [ -d "exhibits/$exhibit.partial" ]; then check_bag "exhibits/$exhibit.partial" "$exhibit" "$digest" "$signer"
+        if [ -d "exhibits/$exhibit" ]; then check_bag "exhibits/$exhibit" "$exhibit" "$digest" "$key"
+        elif [ -d "exhibits/$exhibit.partial" ]; then check_bag "exhibits/$exhibit.partial" "$exhibit" "$digest" "$key"
         else bad "exhibits/$exhibit: sealed by the log, and not there"; fi
     done <"$t/sealed"
     sed 's/ .*//' "$t/sealed" >"$t/names"

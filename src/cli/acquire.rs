@@ -11,8 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Exit;
 use super::case::CaseArgs;
-use super::context::{self, Context, block_on, somebody};
-use super::exit::UsageError;
+use super::context::{self, Context, block_on};
 use super::units;
 use crate::acquire::{Acquired, Disks, Request, Stop, Store, Wanted, acquire, plan};
 use crate::case::Outcome;
@@ -175,6 +174,7 @@ fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> 
         },
         evidence_number: args.evidence_number.clone(),
         notes: args.note.clone(),
+        guardian: std::env::current_exe().ok(),
         resume: args.resume,
     }
 }
@@ -295,14 +295,4 @@ fn summary(name: &str, plan: &Plan) -> String {
         plan.items.len(),
         plan.pause
     )
-}
-
-/// Whoever asks for a capture has to say where it goes.
-pub(super) fn no_case() -> anyhow::Error {
-    UsageError("--case DIR is missing: name the folder of the case (a new one is made)".to_owned()).into()
-}
-
-/// Who takes evidence, unless said.
-pub(super) fn default_examiner() -> String {
-    somebody()
 }

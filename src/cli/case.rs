@@ -40,7 +40,10 @@ impl CaseArgs {
     }
 
     pub(super) fn open_or_create(&self, context: &Context) -> Result<Case> {
-        let dir = self.dir.as_ref().ok_or_else(super::acquire::no_case)?;
+        let dir = self.dir.as_ref();
+        let dir = dir.ok_or_else(|| {
+            UsageError("--case DIR is missing: name the folder of the case (a new one is made)".to_owned())
+        })?;
         let signer = self.key.as_ref().map(Signer::new).transpose()?;
         let case = Case::open_or_create(dir, &self.info(dir)?, signer)?;
         context.warn_of_open_runs(&case)?;
@@ -55,7 +58,7 @@ impl CaseArgs {
     fn info(&self, dir: &Path) -> Result<CaseInfo> {
         let name = std::path::absolute(dir)?.file_name().map(|name| name.to_string_lossy().into_owned());
         let number = self.number.clone().or(name).context("the case needs a --number")?;
-        let examiner = self.examiner.clone().unwrap_or_else(super::acquire::default_examiner);
+        let examiner = self.examiner.clone().unwrap_or_else(somebody);
         Ok(CaseInfo::new(number, examiner, self.authority.clone().unwrap_or_else(|| "not stated".to_owned())))
     }
 }
@@ -206,7 +209,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<Exit> {
 
 /// The head is what the receiver of a case should keep apart from it.
 fn said(head: &Head, context: &Context) -> Exit {
-    context.say(&format!("written down; the log now has {} entries, the last is {}", head.count, head.hash));
+    context.say(&format!("written down as entry {}; keep this apart from the case, it shows later that nothing was rolled back: --head {0}:{}", head.count, head.hash));
     Exit::Complete
 }
 
@@ -292,11 +295,26 @@ fn log(args: &DirArgs, context: &Context) -> Result<Exit> {
     Ok(Exit::Complete)
 }
 
-/// The guest first, then the case.
+/// Arguments of the guardian.
+#[derive(Debug, clap::Args)]
+pub(super) struct GuardianArgs {
+    dir: PathBuf,
+    run: String,
+}
+
+/// Waits for the end of the run that started it.
+pub(super) fn stand_guard(args: &GuardianArgs, context: &Context) -> Result<Exit> {
+    for did in crate::acquire::stand_guard(&args.dir, &args.run)? {
+        context.say(&format!("the run died while the guest stood still; did: {}", printable(&did)));
+    }
+    Ok(Exit::Complete)
+}
+
+/// The guest first, then the case: what it lacks is written down once its log is in order again.
 fn recover_all(args: &RecoverArgs, context: &Context) -> Result<Exit> {
     let case = args.signed.open()?;
     let who = args.signed.who();
-    let mut open = 0;
+    let (mut open, mut ended) = (0, Vec::new());
     for run in open_runs(&case)? {
         if run.alive {
             context.say(&format!("run {} is alive (pid {}) and was left alone", printable(&run.run), run.pid));
@@ -308,7 +326,7 @@ fn recover_all(args: &RecoverArgs, context: &Context) -> Result<Exit> {
                 for did in &undone {
                     context.say(&format!("{}: {}", printable(&run.run), printable(did)));
                 }
-                close_run(&case, &run.run, &who, &undone)?;
+                ended.push((run.run, undone));
             }
             Err(error) => {
                 open += 1;
@@ -321,6 +339,9 @@ fn recover_all(args: &RecoverArgs, context: &Context) -> Result<Exit> {
     let drafts = if args.keep_drafts { Drafts::Keep } else { Drafts::Seal };
     for did in recover(&case, &who, drafts, context.progress().as_ref())? {
         context.say(&printable(&did));
+    }
+    for (run, undone) in ended {
+        close_run(&case, &run, &who, &undone)?;
     }
     if open > 0 {
         return Ok(Exit::GuestUnsure);

@@ -53,6 +53,9 @@ enum Verb {
     Case(case::Args),
     /// Tell what is missing on this machine or that host, and the command that mends it
     Doctor(doctor::Args),
+    /// Let the guest go if the run that stopped it dies; started by acquire
+    #[command(hide = true)]
+    Guardian(case::GuardianArgs),
     /// Print completions for a shell
     Completions(meta::CompletionArgs),
     /// Print the manual page, or write one for each command
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
         Verb::Verify(args) => verify::run(&args, &context),
         Verb::Case(args) => case::run(args, &context),
         Verb::Doctor(args) => doctor::run(&args, &context),
+        Verb::Guardian(args) => case::stand_guard(&args, &context),
         Verb::Completions(args) => meta::completions(&args, Cli::command()),
         Verb::Man(args) => meta::man(&args, Cli::command()),
     };

@@ -73,12 +73,18 @@ fn about_vm(rows: &mut dyn Rows, facts: &Facts) -> Result<()> {
             fact(rows, "vm", name, &value)?;
         }
     }
-    // What a hypervisor tells of its own accord, where it is short enough for a table.
-    for (question, key, name) in
-        [("query-current-machine", "wakeup-suspend-support", "can_suspend"), ("query-vnc", "service", "vnc_port")]
-    {
-        if let Some(value) = facts.details.get(question).and_then(|answer| answer.get(key)) {
-            fact(rows, "vm", name, &value.to_string())?;
+    if let Some(machine) = facts.details.get("machine").and_then(Value::as_str) {
+        fact(rows, "vm", "machine", machine)?;
+    }
+    for range in facts.details.pointer("/memory-map/ranges").and_then(Value::as_array).into_iter().flatten() {
+        let text = |key: &str| range.get(key).and_then(Value::as_str).unwrap_or("unknown");
+        let len = human_bytes(range.get("len").and_then(Value::as_u64).unwrap_or(0));
+        fact(rows, "map", text("name"), &format!("{} at {} ({})", len, text("at"), text("kind")))?;
+    }
+    for (question, what) in [("query-vnc", "vnc"), ("query-spice", "spice")] {
+        let answer = facts.details.get(question);
+        if answer.and_then(|answer| answer.get("enabled")) == Some(&Value::Bool(true)) {
+            fact(rows, "port", what, &answer.map_or(String::new(), Value::to_string))?;
         }
     }
     for (at, card) in list(&facts.details, "query-rx-filter") {

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::Exit;
 use super::context::{Context, somebody};
+use crate::case::custody::Head;
 use crate::case::verify::{ExhibitReport, Finding, Options, Report, verify};
 use crate::case::{Case, Outcome};
 use crate::report::{Absent, Cell, Column, human_bytes, printable};
@@ -18,6 +19,9 @@ pub(super) struct Args {
     /// Trust the keys of this list alone (allowed_signers, ssh-keygen(1)), and ask for a signature on everything
     #[arg(long, value_name = "FILE")]
     signers: Option<PathBuf>,
+    /// A head of the log that was noted when the case was handed over: the log must still hold it
+    #[arg(long, value_name = "COUNT:HASH", value_parser = head)]
+    head: Option<Head>,
     /// Check every digest there is, not only the SHA-256 of record
     #[arg(long)]
     whole: bool,
@@ -26,11 +30,19 @@ pub(super) struct Args {
     record: bool,
 }
 
+fn head(text: &str) -> Result<Head, String> {
+    let form = || format!("`{text}` is no head; write COUNT:HASH as it was printed");
+    let (count, hash) = text.split_once(':').ok_or_else(form)?;
+    let hex = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let count = count.parse().map_err(|_| form())?;
+    hex.then(|| Head { count, hash: hash.to_owned() }).ok_or_else(form)
+}
+
 const COLUMNS: &[Column] =
     &[Column("subject"), Column("result"), Column("outcome"), Column("bytes"), Column("signer"), Column("detail")];
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
-    let options = Options { signers: args.signers.clone(), whole: args.whole, ..Options::default() };
+    let options = Options { signers: args.signers.clone(), head: args.head.clone(), whole: args.whole };
     let report = verify(&args.path, &options, context.progress().as_ref())?;
     let mut rows = context.table(COLUMNS);
     for exhibit in &report.exhibits {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 /// No command the tests send takes longer than this, unless QEMU hangs.
-const ANSWER_WITHIN: Duration = Duration::from_mins(1);
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// A connection. Events that arrive between answers are kept in [`Control::events`].
 #[derive(Debug)]

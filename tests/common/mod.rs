@@ -1,6 +1,8 @@
 //! What the integration tests share. Each test file uses a part of it.
-#![allow(dead_code, reason = "every test file is its own crate and uses a part of this")]
+#![allow(dead_code, unreachable_pub, reason = "every test file is its own crate and uses a part of this")]
+#![allow(missing_docs, clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
 
 pub mod control;
 pub mod counter;
 pub mod guest;
+pub mod run;

@@ -32,7 +32,8 @@ impl FakeTarget {
 
     /// Writes an act down; it is done next.
     fn about_to(&mut self, journal: &mut dyn Journal, act: &str, say: &str, how: Value) -> Result<(), BackendError> {
-        let undo = Undo { say: say.into(), how: how.clone() };
+        let holds_guest = how.get("act").and_then(Value::as_str) == Some("resume");
+        let undo = Undo { say: say.into(), holds_guest, how: how.clone() };
         let failed = |error: std::io::Error| BackendError::io("write the journal", act, &error);
         let id = journal.about_to(act, undo).map_err(failed)?;
         self.open.push((how, id));

@@ -148,7 +148,12 @@ async fn it_fails_at_the_call_it_is_told_and_only_there() {
     assert!(error.to_string().contains("call 1 fails"));
     let mut second = target("fails?fail=open:1&memory=64K").await.unwrap();
     assert_eq!(second.items().await.unwrap().len(), 1);
-    assert!(second.recover(&[Undo { say: String::new(), how: serde_json::json!({"act": "rm"}) }]).await.is_err());
+    assert!(
+        second
+            .recover(&[Undo { say: String::new(), holds_guest: false, how: serde_json::json!({"act": "rm"}) }])
+            .await
+            .is_err()
+    );
     let mut hangs = target("hangs?hang=items:1").await.unwrap();
     let wait = tokio::time::timeout(std::time::Duration::from_millis(50), hangs.items()).await;
     assert!(wait.is_err());

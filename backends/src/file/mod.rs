@@ -13,7 +13,7 @@
 mod read;
 mod source;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -169,7 +169,8 @@ fn capture(item: Item, source: &Arc<Source>, from: u64, wire: &Arc<dyn WireLog>)
 }
 
 /// Reads the file at `path` as `item`, from byte `from` on: for backends whose disks lie in files of this machine.
-pub(crate) fn capture_path(item: Item, path: &Path, from: u64) -> Result<Capture, BackendError> {
+#[cfg(feature = "qemu")]
+pub(crate) fn capture_path(item: Item, path: &std::path::Path, from: u64) -> Result<Capture, BackendError> {
     let source = Arc::new(Source::open(path)?);
     check_start(&source, from)?;
     let wire: Arc<dyn WireLog> = Arc::new(crate::NoLog);

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
-use super::held::add_fd;
 use super::pieces::Sender;
 use super::session::{Monitor, Session};
 use super::survey::DiskFound;
@@ -155,18 +154,15 @@ async fn start_server(
     session.qmp().await.ask_with_fd("getfd", json!({ "fdname": fd_name }), listener.as_fd()).await?;
     session.about_to(journal, "start an NBD server", QemuUndo::NbdServer)?;
     let address = json!({ "addr": { "type": "fd", "data": { "str": fd_name } } });
-    let started = session.qmp().await.ask("nbd-server-start", address).await;
-    started.map(|_| ()).map_err(|error| {
-        if error.why.contains("already running") {
-            return BackendError::unsupported(
-                "capture disks",
-                error.on,
-                "somebody else's NBD server is running in this QEMU, and a QEMU has only one",
-            )
-            .advise("wait for that backup to end, or capture memory alone (--memory)");
-        }
-        error
-    })
+    let Err(error) = session.qmp().await.ask("nbd-server-start", address).await else { return Ok(()) };
+    // What runs is not ours to stop.
+    session.forget(journal, |undo| *undo == QemuUndo::NbdServer);
+    if !error.why.contains("already running") {
+        return Err(error);
+    }
+    let why = "somebody else's NBD server is running in this QEMU, and a QEMU has only one";
+    Err(BackendError::unsupported("capture disks", error.on, why)
+        .advise("wait for that backup to end, or capture memory alone (--memory)"))
 }
 
 /// Makes the overlay over a disk: an unnamed file in the scratch folder, formatted by QEMU as qcow2.
@@ -180,7 +176,7 @@ async fn overlay(
     let file = tempfile::tempfile_in(scratch).map_err(|e| {
         BackendError::io("make a file for what the guest overwrites", scratch.display().to_string(), &e)
     })?;
-    let added = add_fd(session, "pass a file to QEMU", file.as_fd(), journal).await?;
+    let added = session.add_fd("pass a file to QEMU", file.as_fd(), journal).await?;
     let path = format!("/dev/fdset/{}", added.set);
     session.about_to(journal, "open the overlay's file", QemuUndo::Node { name: names.file.clone() })?;
     let node = json!({ "driver": "file", "node-name": names.file, "filename": path, "discard": "unmap" });

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::dump;
 use super::flatview::MemoryMap;
-use super::pieces::{Sender, forward};
+use super::pieces::{CHANNEL, Sender, forward, send_holes};
 use super::pipe::PipeReader;
 use super::session::{Monitor, Session};
-use super::snapshot::{CHANNEL, send_holes};
 use super::undo::{PREFIX, QemuUndo};
 use crate::{BackendError, Journal, Kind, PieceStream};
 
@@ -85,7 +84,7 @@ impl Physical {
         journal: &mut dyn Journal,
     ) -> Result<Self, BackendError> {
         let (reader, theirs, stop) = PipeReader::new().map_err(|e| BackendError::io("make a pipe", "memory", &e))?;
-        let added = add_fd(session, "pass a pipe to QEMU", theirs.as_fd(), journal).await?;
+        let added = session.add_fd("pass a pipe to QEMU", theirs.as_fd(), journal).await?;
         Ok(Self { reader, stop, number: added.number, chunk: if live { LIVE_CHUNK } else { HELD_CHUNK } })
     }
 
@@ -109,33 +108,6 @@ impl Physical {
         });
         Ok(pieces)
     }
-}
-
-/// A descriptor that QEMU was given.
-pub(super) struct Added {
-    /// The set it is in.
-    pub(super) set: u64,
-    /// Its number inside QEMU.
-    pub(super) number: u64,
-}
-
-/// Gives QEMU a descriptor in a set of its own.
-pub(super) async fn add_fd(
-    session: &mut Session,
-    act: &str,
-    fd: std::os::fd::BorrowedFd<'_>,
-    journal: &mut dyn Journal,
-) -> Result<Added, BackendError> {
-    let sets = session.qmp().await.ask("query-fdsets", Value::Null).await?;
-    let used = sets.as_array().into_iter().flatten().filter_map(|set| set.get("fdset-id")?.as_u64()).max();
-    let set = used.map_or(1, |id| id.saturating_add(1));
-    session.about_to(journal, act, QemuUndo::FdSet { id: set })?;
-    let arguments = json!({ "fdset-id": set, "opaque": "impound" });
-    let answer = session.qmp().await.ask_with_fd("add-fd", arguments, fd).await?;
-    let number = answer.get("fd").and_then(Value::as_u64);
-    let number =
-        number.ok_or_else(|| BackendError::corrupt("add-fd", "QEMU", "the answer", "a descriptor's number", "none"))?;
-    Ok(Added { set, number })
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), BackendError> {

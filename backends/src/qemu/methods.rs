@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use super::survey::Survey;
-use super::target::reachable;
+use super::survey::{DiskFound, Survey};
 use crate::{BackendError, Consistency, How, Item, ItemKind, Method};
 
 /// Copy rate assumed for methods that hold the guest, in bytes a second: the slow end of what was measured.
@@ -182,13 +181,13 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
             kind: ItemKind::Disk,
             name: disk.name.clone(),
             len: Some(disk.size),
-            source: format!("{} ({})", disk.file, disk.format),
+            source: disk_source(disk),
             resumable: false,
             methods: vec![disk_method(disk.read_only)],
         });
     }
     for disk in &survey.disks {
-        if let Some(path) = reachable(disk) {
+        if let Some(path) = disk.reachable() {
             items.push(Item {
                 kind: ItemKind::Container,
                 name: format!("{}-container", disk.name),
@@ -220,6 +219,13 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
         }],
     });
     items
+}
+
+/// The file, its format, what it builds on, and the node that QEMU calls it.
+fn disk_source(disk: &DiskFound) -> String {
+    let chain = disk.backing.iter().fold(String::new(), |chain, file| chain + " on " + file);
+    let read_only = if disk.read_only { ", read-only" } else { "" };
+    format!("{} ({}){chain}, node {}{read_only}", disk.file, disk.format, disk.node)
 }
 
 fn disk_method(read_only: bool) -> Method {

@@ -5,12 +5,16 @@ use std::io::{self, Read};
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 
-use crate::{BackendError, Piece};
+use super::flatview::MemoryMap;
+use crate::{BackendError, Piece, Why};
 
 /// Bytes read and sent at once.
 const CHUNK: usize = 1 << 20;
 /// Zeros shorter than this stay within the data around them.
 const ZEROS: usize = 64 << 10;
+
+/// Pieces between the reader and the writer: 64 MiB at most.
+pub(super) const CHANNEL: usize = 64;
 
 /// The channel of one capture.
 pub(super) type Sender = mpsc::Sender<Result<Piece, BackendError>>;
@@ -28,6 +32,11 @@ pub(super) fn forward(from: &mut impl Read, at: u64, len: u64, to: &Sender) -> i
         done = done.saturating_add(now as u64);
     }
     Ok(true)
+}
+
+/// Names the addresses where no memory answers.
+pub(super) fn send_holes(map: &MemoryMap, to: &Sender) -> bool {
+    map.holes().into_iter().all(|(at, len)| to.blocking_send(Ok(Piece::Gap { at, len, why: Why::NotRam })).is_ok())
 }
 
 /// Reads `len` bytes and forgets them.

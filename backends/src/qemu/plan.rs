@@ -1,7 +1,7 @@
 //! What a capture would do, command by command, without doing it.
 
 use super::methods::{self, MemoryMethod};
-use super::survey::Survey;
+use super::survey::{DiskFound, Survey};
 use crate::{BackendError, Consistency, How, Item, ItemKind, Plan, PlannedItem};
 
 /// Refuses what `prepare` would refuse, as far as the survey tells.
@@ -39,7 +39,7 @@ pub(super) fn make(survey: &Survey, items: &[Item], how: &How) -> Result<Plan, B
     Ok(Plan {
         items: planned,
         pause,
-        commands: commands(survey, memory, disks.len(), writable.len()),
+        commands: commands(survey, memory, &disks),
         scratch_bytes: writable.iter().map(|disk| disk.size).sum(),
         warnings: survey.warnings(),
     })
@@ -62,34 +62,54 @@ fn sizes(survey: &Survey, item: &Item) -> (u64, u64) {
     }
 }
 
-/// The names of the commands that change something, in order. `tests/qemu.rs` holds them against a real run's wire log.
-fn commands(survey: &Survey, memory: Option<MemoryMethod>, disks: usize, writable: usize) -> Vec<String> {
-    let mut list: Vec<&str> = vec!["object-add"];
-    if disks > 0 {
-        list.extend(["getfd", "nbd-server-start"]);
-        for number in 0..disks {
-            if number < writable {
-                list.extend(["add-fd", "blockdev-add", "blockdev-create", "job-dismiss", "blockdev-add"]);
-            }
-            list.push("block-export-add");
+/// The commands that change something, in order, each with what it is for. `tests/qemu.rs` holds them against a real run's
+/// wire log.
+fn commands(survey: &Survey, memory: Option<MemoryMethod>, disks: &[&DiskFound]) -> Vec<String> {
+    let mut list = vec!["object-add: mark the VM as taken".to_owned()];
+    let mut add = |command: &str| list.push(command.to_owned());
+    let writable: Vec<_> = disks.iter().filter(|disk| !disk.read_only).collect();
+    if !disks.is_empty() {
+        add("getfd: pass a listening socket");
+        add("nbd-server-start: serve disks over it");
+    }
+    for disk in disks {
+        let name = &disk.name;
+        if !disk.read_only {
+            add(&format!("add-fd: pass an unnamed file for what the guest overwrites on {name}"));
+            add("blockdev-add: open that file");
+            add(&format!("blockdev-create: format it as an overlay of {} bytes", disk.size.next_multiple_of(512)));
+            add("job-dismiss: forget the formatting");
+            add(&format!("blockdev-add: lay it over {}", disk.node));
         }
+        add(&format!("block-export-add: serve {name}, read-only"));
     }
     match memory {
-        Some(MemoryMethod::Snapshot) => list.extend(["migrate-set-capabilities", "migrate-set-parameters", "getfd"]),
-        Some(MemoryMethod::Paused) => list.push("getfd"),
-        Some(MemoryMethod::Pmemsave | MemoryMethod::Live) => list.push("add-fd"),
+        Some(MemoryMethod::Snapshot) => {
+            add("migrate-set-capabilities: background-snapshot on");
+            add("migrate-set-parameters: no limit of bandwidth");
+            add("getfd: pass a pipe for memory");
+        }
+        Some(MemoryMethod::Paused) => add("getfd: pass a pipe for memory"),
+        Some(MemoryMethod::Pmemsave | MemoryMethod::Live) => add("add-fd: pass a pipe for memory"),
         None => {}
     }
-    let freezes = survey.running && (disks > 0 || memory.is_some_and(|m| m != MemoryMethod::Live));
-    list.extend(freezes.then_some("stop"));
-    list.extend((writable > 0).then_some("transaction"));
-    list.extend(memory.map(|method| match method {
-        MemoryMethod::Snapshot => "migrate",
-        MemoryMethod::Paused => "dump-guest-memory",
-        MemoryMethod::Pmemsave | MemoryMethod::Live => "pmemsave (once a chunk)",
-    }));
-    list.extend(freezes.then_some("cont"));
-    let mut list: Vec<String> = list.into_iter().map(ToOwned::to_owned).collect();
-    list.push("then everything made is taken away, last first".to_owned());
+    let freezes = survey.running && (!disks.is_empty() || memory.is_some_and(|m| m != MemoryMethod::Live));
+    if freezes {
+        add("stop: the instant begins");
+    }
+    if !writable.is_empty() {
+        let names: Vec<_> = writable.iter().map(|disk| disk.name.as_str()).collect();
+        add(&format!("transaction: blockdev-backup, sync none, of {}", names.join(", ")));
+    }
+    match memory {
+        Some(MemoryMethod::Snapshot) => add("migrate: into the pipe"),
+        Some(MemoryMethod::Paused) => add("dump-guest-memory: into the pipe"),
+        Some(MemoryMethod::Pmemsave | MemoryMethod::Live) => add("pmemsave: into the pipe, range by range"),
+        None => {}
+    }
+    if freezes {
+        add("cont: the guest runs on");
+    }
+    add("then all of that is taken away, last first");
     list
 }

@@ -1,8 +1,10 @@
 //! A run's hold on one QEMU: the monitor, shared by all that capture, and the list of what has to be taken back.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::undo::QemuUndo;
@@ -11,6 +13,14 @@ use crate::{ActId, BackendError, Journal, Kind, Pause, WireLog};
 
 /// The monitor as tasks share it.
 pub(super) type Monitor = Arc<Mutex<Qmp>>;
+
+/// A descriptor that QEMU was given.
+pub(super) struct Added {
+    /// The set it is in.
+    pub(super) set: u64,
+    /// Its number inside QEMU.
+    pub(super) number: u64,
+}
 
 /// See the module.
 pub(super) struct Session {
@@ -46,6 +56,25 @@ impl Session {
             .map_err(|e| BackendError::io(format!("write down, before doing it: {act}"), "the case's journal", &e))?;
         self.acts.push((id, undo));
         Ok(())
+    }
+
+    /// Gives QEMU a descriptor, in a set of its own.
+    pub(super) async fn add_fd(
+        &mut self,
+        act: &str,
+        fd: BorrowedFd<'_>,
+        journal: &mut dyn Journal,
+    ) -> Result<Added, BackendError> {
+        let sets = self.qmp().await.ask("query-fdsets", Value::Null).await?;
+        let used = sets.as_array().into_iter().flatten().filter_map(|set| set.get("fdset-id")?.as_u64()).max();
+        let set = used.map_or(1, |id| id.saturating_add(1));
+        self.about_to(journal, act, QemuUndo::FdSet { id: set })?;
+        let arguments = json!({ "fdset-id": set, "opaque": "impound" });
+        let answer = self.qmp().await.ask_with_fd("add-fd", arguments, fd).await?;
+        let number = answer.get("fd").and_then(Value::as_u64);
+        let number = number
+            .ok_or_else(|| BackendError::corrupt("add-fd", "QEMU", "the answer", "a descriptor's number", "none"))?;
+        Ok(Added { set, number })
     }
 
     /// Takes one act back now, the last that fits.
@@ -95,7 +124,7 @@ impl Session {
     async fn revive(&mut self, problems: &mut Vec<String>) {
         let path = {
             let mut qmp = self.qmp().await;
-            match qmp.ask("query-status", serde_json::Value::Null).await {
+            match qmp.ask("query-status", Value::Null).await {
                 Err(error) if error.kind == Kind::Io => qmp.path().to_owned(),
                 _ => return,
             }
@@ -148,7 +177,7 @@ mod tests {
         let event = |name: &str, second| Event {
             name: name.to_owned(),
             at: Timestamp::from_second(second).unwrap(),
-            data: serde_json::Value::Null,
+            data: Value::Null,
         };
         let seen = [event("STOP", 1), event("STOP", 2), event("RESUME", 3), event("RESUME", 4), event("STOP", 5)];
         let at = |second| Timestamp::from_second(second).unwrap();

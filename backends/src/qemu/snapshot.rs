@@ -14,24 +14,19 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::assemble::Assembler;
 use super::flatview::MemoryMap;
-use super::pieces::Sender;
+use super::pieces::{CHANNEL, Sender, send_holes};
 use super::pipe::PipeReader;
 use super::session::Session;
 use super::stream::{self, StreamError};
-use super::undo::{PREFIX, QemuUndo};
-use crate::{BackendError, Journal, Piece, PieceStream, Why, WireEntry, WireLog};
+use super::undo::{CAPABILITIES, PREFIX, QemuUndo};
+use crate::{BackendError, Journal, PieceStream, WireEntry, WireLog};
 
-/// The migration capabilities that a snapshot needs.
-pub(super) const CAPABILITIES: &[&str] = &["background-snapshot"];
 /// Bytes a second: no limit that a machine could reach. The default, 128 MiB/s, would make CPUs wait for pages.
 const BANDWIDTH: u64 = 1 << 40;
 /// How long QEMU may take to protect the pages. Half a minute is what a terabyte needs.
 const ARM_TIME: Duration = Duration::from_secs(120);
 /// How often QEMU is asked meanwhile whether it failed.
 const ASK: Duration = Duration::from_millis(100);
-/// Pieces between the reader and the writer: 64 MiB at most.
-pub(super) const CHANNEL: usize = 64;
-
 /// A snapshot made ready.
 pub(super) struct Snapshot {
     reader: PipeReader,
@@ -176,9 +171,4 @@ fn kind(error: &StreamError) -> crate::Kind {
         StreamError::Io(_) | StreamError::Short { .. } | StreamError::Closed => crate::Kind::Io,
         StreamError::Corrupt { .. } => crate::Kind::Corrupt,
     }
-}
-
-/// Names the addresses where no memory answers.
-pub(super) fn send_holes(map: &MemoryMap, to: &Sender) -> bool {
-    map.holes().into_iter().all(|(at, len)| to.blocking_send(Ok(Piece::Gap { at, len, why: Why::NotRam })).is_ok())
 }

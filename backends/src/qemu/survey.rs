@@ -1,5 +1,8 @@
 //! What a VM is, asked of its QEMU without changing anything.
 
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+
 use jiff::{Timestamp, civil, tz::TimeZone};
 use serde_json::{Map, Value, json};
 
@@ -42,6 +45,8 @@ pub(super) struct DiskFound {
     pub(super) node: String,
     /// The file behind it, as QEMU names it.
     pub(super) file: String,
+    /// The files that the image builds on, nearest first, each with its format.
+    pub(super) backing: Vec<String>,
     /// `raw`, `qcow2`, ….
     pub(super) format: String,
     /// Size the guest sees, in bytes.
@@ -50,6 +55,15 @@ pub(super) struct DiskFound {
     pub(super) allocated: u64,
     /// The guest cannot write to it.
     pub(super) read_only: bool,
+}
+
+impl DiskFound {
+    /// The file of the disk, where this machine can read it.
+    pub(super) fn reachable(&self) -> Option<PathBuf> {
+        let path = PathBuf::from(&self.file);
+        let kind = path.metadata().ok()?.file_type();
+        (path.is_absolute() && (kind.is_file() || kind.is_block_device())).then_some(path)
+    }
 }
 
 /// Everything asked, and what follows from it.
@@ -73,6 +87,8 @@ pub(super) struct Survey {
     pub(super) version: (u32, u32, u32),
     /// The distributor's name of the build.
     pub(super) package: String,
+    /// `pc-i440fx-10.0`, ….
+    pub(super) machine: Option<String>,
 }
 
 impl Survey {
@@ -92,6 +108,8 @@ impl Survey {
             Err(error) => Err(error.why),
         };
         let clocks = clocks(qmp).await;
+        let machine = qmp.ask("qom-get", json!({ "path": "/machine", "property": "type" })).await.ok();
+        let machine = machine.and_then(|name| name.as_str().map(|name| name.trim_end_matches("-machine").to_owned()));
         let encrypted = encryption(qmp).await;
         let at = |question: &str, key: &str| answers.get(question).and_then(|a| a.get(key)).cloned();
         let text = |value: Option<Value>| value.and_then(|v| v.as_str().map(ToOwned::to_owned));
@@ -107,6 +125,7 @@ impl Survey {
                 .unwrap_or_default(),
             version: qmp.version(),
             package: qmp.package().to_owned(),
+            machine,
             main_memory,
             map,
             encrypted,
@@ -177,6 +196,7 @@ impl Survey {
         };
         let mut details = self.answers.clone();
         details.insert("memory-map".to_owned(), map);
+        details.insert("machine".to_owned(), json!(self.machine));
         Facts {
             name: self.name.clone(),
             id: self.uuid(),
@@ -237,11 +257,24 @@ fn disk(entry: &Value) -> Option<DiskFound> {
         name: safe_name(name),
         node,
         file: text(inserted, "file"),
+        backing: backing(inserted.get("image")),
         format: text(inserted, "drv"),
         size: inserted.get("image")?.get("virtual-size")?.as_u64()?,
         allocated: inserted.get("image").and_then(|image| image.get("actual-size")?.as_u64()).unwrap_or(0),
         read_only: inserted.get("ro") == Some(&Value::Bool(true)),
     })
+}
+
+/// The chain of backing images. Cut at 64: QEMU itself has no limit, and a name in it may be anything.
+fn backing(image: Option<&Value>) -> Vec<String> {
+    let mut chain = Vec::new();
+    let mut next = image.and_then(|image| image.get("backing-image"));
+    while let (Some(image), true) = (next, chain.len() < 64) {
+        let text = |key: &str| image.get(key).and_then(Value::as_str).unwrap_or("unknown");
+        chain.push(format!("{} ({})", text("filename"), text("format")));
+        next = image.get("backing-image");
+    }
+    chain
 }
 
 /// `[a-z0-9._-]+`, never a name that means a folder.

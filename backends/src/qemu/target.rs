@@ -1,7 +1,5 @@
 //! One QEMU as a target: which methods fit, and the order of a capture.
 
-use std::os::unix::fs::FileTypeExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,7 +14,7 @@ use super::session::Session;
 use super::snapshot::Snapshot;
 use super::stall::StallWatch;
 use super::survey::{DiskFound, Survey};
-use super::undo::{CLAIM, QemuUndo};
+use super::undo::{CLAIM, QemuUndo, holder};
 use super::{config, plan, registers};
 use crate::wire::qmp::Qmp;
 use crate::{
@@ -280,12 +278,6 @@ impl Freeze for QemuTarget {
     }
 }
 
-/// Who has taken the VM, if anybody has.
-pub(super) async fn holder(qmp: &mut Qmp) -> Option<String> {
-    let ask = json!({ "path": format!("/objects/{CLAIM}"), "property": "identity" });
-    qmp.ask("qom-get", ask).await.ok()?.as_str().map(ToOwned::to_owned)
-}
-
 fn twice(item: &Item) -> BackendError {
     BackendError::caller("capture", &item.name, "it was asked for twice")
 }
@@ -315,7 +307,10 @@ fn disk_capture(item: Item, disk: &DiskFound, pieces: PieceStream, running: bool
     Capture {
         method: if disk.read_only { "export" } else { "fleece" },
         len: disk.size,
-        regions: vec![Region { at: 0, len: disk.size, name: disk.name.clone() }],
+        regions: (disk.size > 0)
+            .then(|| Region { at: 0, len: disk.size, name: disk.name.clone() })
+            .into_iter()
+            .collect(),
         consistency: if running && !disk.read_only {
             Consistency::QuasiInstantaneous
         } else {
@@ -326,11 +321,4 @@ fn disk_capture(item: Item, disk: &DiskFound, pieces: PieceStream, running: bool
         facts,
         pieces,
     }
-}
-
-/// The file of a disk, where this machine can read it.
-pub(super) fn reachable(disk: &DiskFound) -> Option<PathBuf> {
-    let path = PathBuf::from(&disk.file);
-    let kind = path.metadata().ok()?.file_type();
-    (path.is_absolute() && (kind.is_file() || kind.is_block_device())).then_some(path)
 }

@@ -13,6 +13,8 @@ use crate::{BackendError, Undo};
 pub(super) const PREFIX: &str = "impound-";
 /// The object that marks a VM as taken.
 pub(super) const CLAIM: &str = "impound-claim";
+/// The migration capabilities that a snapshot needs.
+pub(super) const CAPABILITIES: &[&str] = &["background-snapshot"];
 /// How long a job may take to end after it was told to.
 const JOB_TIME: Duration = Duration::from_secs(60);
 
@@ -49,7 +51,11 @@ pub(super) enum QemuUndo {
 impl QemuUndo {
     /// As the journal keeps it.
     pub(super) fn for_journal(&self) -> Undo {
-        Undo { say: self.say(), how: serde_json::to_value(self).unwrap_or(Value::Null) }
+        Undo {
+            say: self.say(),
+            holds_guest: matches!(self, Self::RunState { running: true }),
+            how: serde_json::to_value(self).unwrap_or(Value::Null),
+        }
     }
 
     /// Reads what a journal kept. The journal may be forged: only what impound itself could have made is accepted.
@@ -60,7 +66,7 @@ impl QemuUndo {
         let name = match &read {
             Self::NamedFd { name } | Self::Node { name } => name,
             Self::Job { id } | Self::Export { id } => id,
-            Self::Capability { name, .. } if super::snapshot::CAPABILITIES.contains(&name.as_str()) => return Ok(read),
+            Self::Capability { name, .. } if CAPABILITIES.contains(&name.as_str()) => return Ok(read),
             Self::Capability { name, .. } => return Err(refuse(format!("capability {name}"))),
             _ => return Ok(read),
         };
@@ -133,11 +139,17 @@ async fn until(qmp: &mut Qmp, query: &str, wanted: impl Fn(&Value) -> bool) -> R
     }
 }
 
-async fn release(qmp: &mut Qmp, holder: &str) -> Result<(), BackendError> {
-    if super::target::holder(qmp).await.as_deref() == Some(holder) {
+async fn release(qmp: &mut Qmp, ours: &str) -> Result<(), BackendError> {
+    if holder(qmp).await.as_deref() == Some(ours) {
         gone_is_fine(qmp, "object-del", json!({ "id": CLAIM }), "not found").await?;
     }
     Ok(())
+}
+
+/// Who has taken the VM, if anybody has.
+pub(super) async fn holder(qmp: &mut Qmp) -> Option<String> {
+    let ask = json!({ "path": format!("/objects/{CLAIM}"), "property": "identity" });
+    qmp.ask("qom-get", ask).await.ok()?.as_str().map(ToOwned::to_owned)
 }
 
 async fn put_run_state(qmp: &mut Qmp, running: bool) -> Result<(), BackendError> {
@@ -235,7 +247,7 @@ mod tests {
             json!({ "undo": "quit" }),
             json!("quit"),
         ] {
-            let forged = Undo { say: "x".to_owned(), how: how.clone() };
+            let forged = Undo { say: "x".to_owned(), holds_guest: false, how: how.clone() };
             assert!(QemuUndo::from_journal(&forged).is_err(), "{how}");
         }
     }

@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn breaks(lines: &[String]) -> Vec<Break> {
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let text: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
         check(&read(text.as_bytes()).unwrap())
     }
 

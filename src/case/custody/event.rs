@@ -153,6 +153,9 @@ impl Event {
     /// Reads one line, without its newline. It must be exactly what [`Event::line`] writes up to the free text, so that
     /// `sed` and this program cannot be made to read two different things.
     pub fn parse(line: &[u8]) -> Result<Self, String> {
+        if !line.ends_with(b"}") {
+            return Err("it does not end as an event ends".to_owned());
+        }
         let event: Self = serde_json::from_slice(line).map_err(|error| error.to_string())?;
         event.check()?;
         let written = event.line().map_err(|error| error.to_string())?;

@@ -13,13 +13,10 @@ use super::{ExhibitReport, Finding, Options, Report};
 use crate::case::bag::{self as tags, ALGORITHMS, Algorithm, TAG_MANIFEST};
 use crate::case::disk::read_bounded;
 use crate::case::manifest::{self, Entries, MANIFEST_LIMIT};
-use crate::case::record::{self, Record};
+use crate::case::record::{self, RECORD_LIMIT, Record};
 use crate::case::tree::{self, Found, Nature};
 use crate::case::{CaseError, digest, names};
 use crate::progress::{Progress, Task};
-
-/// Longest `exhibit.json`, in bytes.
-const RECORD_LIMIT: u64 = 64 << 20;
 
 /// An exhibit to check.
 #[derive(Debug)]
@@ -144,9 +141,10 @@ pub(super) fn check(
     let manifest_path = bag.below.join(TAG_MANIFEST);
     let mut signer = None;
     if dir.join(TAG_MANIFEST).is_file() {
-        let signed = signature::check(root, &manifest_path, trust, event.and_then(|event| event.signer.as_deref()))?;
-        findings.extend(signed.finding);
-        signer = signed.by;
+        let logged = event.and_then(|event| event.signer.as_deref());
+        let seen = signature::check(root, &manifest_path, trust, logged)?;
+        findings.extend(seen.finding);
+        signer = seen.by;
     }
     let intact = !findings.iter().any(Finding::is_failure);
     let outcome = record.as_ref().map(|record| record.outcome.clone());
@@ -163,10 +161,9 @@ pub(super) fn check(
 fn check_tag_manifest(view: &View<'_>, bag: &Bag, logged: Option<&str>, findings: &mut Vec<Finding>) {
     let Some(expected) = logged else { return };
     // Absence is found where it is read.
-    if let Ok(bytes) = read_bounded(&view.at(Path::new(TAG_MANIFEST)), MANIFEST_LIMIT) {
-        if digest::sha256(&bytes) != expected {
-            findings.push(Finding::ExhibitExchanged { exhibit: bag.name.clone() });
-        }
+    let bytes = read_bounded(&view.at(Path::new(TAG_MANIFEST)), MANIFEST_LIMIT);
+    if bytes.is_ok_and(|bytes| digest::sha256(&bytes) != expected) {
+        findings.push(Finding::ExhibitExchanged { exhibit: bag.name.clone() });
     }
 }
 
@@ -249,10 +246,10 @@ fn check_record(view: &View<'_>, bag: &Bag, logged: Option<&Logged>, findings: &
         let why = format!("it is that of exhibit {}: renamed or copied", record.name);
         findings.push(Finding::Disagrees { file: view.named(path), why });
     }
-    if let (Some(logged), Some(head)) = (logged, &record.custody) {
-        if !logged.contains(head) {
-            findings.push(Finding::LogRolledBack { exhibit: bag.name.clone(), count: head.count });
-        }
+    if let (Some(logged), Some(head)) = (logged, &record.custody)
+        && !logged.contains(head)
+    {
+        findings.push(Finding::LogRolledBack { exhibit: bag.name.clone(), count: head.count });
     }
     Some(record)
 }

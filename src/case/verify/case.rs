@@ -161,7 +161,7 @@ fn say_trust(trust: &Trust, logged: &Logged, report: &mut Report) {
     signers.dedup();
     match trust {
         _ if signers.is_empty() && !report.findings.iter().any(is_of_signature) => {
-            report.findings.push(Finding::Unsigned)
+            report.findings.push(Finding::Unsigned);
         }
         Trust::Own(_) | Trust::Nobody => report.findings.push(Finding::SelfAsserted),
         Trust::Given(_) => {}

@@ -160,12 +160,13 @@ impl fmt::Display for Finding {
                 write!(f, "{}: a {} is where a file was sealed", Shown(file), nature.name())
             }
             Self::Unreadable { file, why } => write!(f, "{}: could not be read: {}", Shown(file), plain(why)),
-            Self::Malformed { file, why } => write!(f, "{}: {}", Shown(file), plain(why)),
             Self::UnknownSchema { file, found, known } => {
                 write!(f, "{}: is `{}`, this program reads `{known}`", Shown(file), plain(found))
             }
             Self::BadManifest { file, line, why } => write!(f, "{}: line {line}: {why}", Shown(file)),
-            Self::Disagrees { file, why } => write!(f, "{}: {}", Shown(file), plain(why)),
+            Self::Malformed { file, why } | Self::Disagrees { file, why } => {
+                write!(f, "{}: {}", Shown(file), plain(why))
+            }
             _ => self.fmt_custody(f),
         }
     }

@@ -1,0 +1,8 @@
+//! QEMU's ELF dump.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = impound_backends::qemu::dump::parse(bytes);
+});
