@@ -1,7 +1,7 @@
 //! The bytes of a fake VM: they follow from item and address, so a test knows what must be there.
 //!
 //! Every 64 KiB are alike in kind: one of eight holds nothing (zeros in memory, a sparse range on a disk), the others hold
-//! words that differ everywhere.
+//! words that differ everywhere, with enough zeros in them that they do not look like ciphertext.
 
 use std::sync::Arc;
 
@@ -27,6 +27,9 @@ fn key(item: &str) -> u64 {
     item.bytes().fold(0xcbf2_9ce4_8422_2325, |key, byte| mix(key ^ u64::from(byte)))
 }
 
+/// The bits of a word that vary; the lowest is always set, so that no word is zero.
+const VARYING: u64 = 0x0000_ffff_00ff_fffe;
+
 /// Does `item` hold nothing at `at`?
 pub fn is_empty(item: &str, at: u64) -> bool {
     mix(key(item) ^ (at / SLOT)).is_multiple_of(8)
@@ -35,7 +38,8 @@ pub fn is_empty(item: &str, at: u64) -> bool {
 /// The `len` bytes of `item` at `at`, a multiple of 8; empty places read as zeros.
 pub fn bytes(item: &str, at: u64, len: usize) -> Vec<u8> {
     let key = key(item);
-    let words = (at / 8..).map(|word| if is_empty(item, word * 8) { 0 } else { mix(key.wrapping_add(word)) | 1 });
+    let words =
+        (at / 8..).map(|word| if is_empty(item, word * 8) { 0 } else { mix(key.wrapping_add(word)) & VARYING | 1 });
     words.flat_map(u64::to_le_bytes).take(len).collect()
 }
 

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -136,10 +136,10 @@ impl Log {
     }
 }
 
-/// Creates a file that must not be there, for reading and writing.
+/// Creates a file that must not be there, for reading and writing. Nobody else may read it: it holds a guest's secrets.
 pub(super) fn create(path: &Path) -> Result<File, CaseError> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true).open(path).map_err(CaseError::io("create", path))
+    options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(CaseError::io("create", path))
 }
 
 /// Makes a finished file durable and gives it its name, which must be free.
