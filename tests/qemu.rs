@@ -154,7 +154,16 @@ fn methods_agree(guest: &Guest) -> Result<Exhibit> {
         }
         ran.expect(0)?;
         seen.push((method.to_owned(), Exhibit::find(&case, "memory")?));
-        assert_eq!(guest.control().state()?, before, "after {method}");
+        let mut after = guest.control().state()?;
+        let left = &Exhibit::find(&case, "memory")?.record["left"];
+        if version < Some(9) && method == "pmemsave" {
+            // Such a QEMU closes a removed descriptor only once the guest runs, and that is said.
+            assert!(left[0].as_str().is_some_and(|left| left.contains("once the guest runs")), "{left}");
+            after.fd_sets.clone_from(&before.fd_sets);
+        } else {
+            assert_eq!(left, &json!([]), "after {method}");
+        }
+        assert_eq!(after, before, "after {method}");
     }
     let first = seen.first().context("no method worked")?.1.sha256().to_owned();
     for (method, exhibit) in &seen {

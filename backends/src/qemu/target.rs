@@ -246,7 +246,8 @@ impl Target for QemuTarget {
             Err(error) => format!("unknown: {}", error.why),
         };
         let pauses = self.session.pauses().await;
-        Ok(Finished { pauses, stall, left: Vec::new(), state, problems, guest_unsure })
+        let left = kept_descriptors(&mut *self.session.qmp().await).await;
+        Ok(Finished { pauses, stall, left, state, problems, guest_unsure })
     }
 
     async fn recover(&mut self, undo: &[Undo]) -> Result<Vec<String>, BackendError> {
@@ -283,6 +284,18 @@ impl Freeze for QemuTarget {
         self.thawed.send_replace(true);
         self.session.undo(journal, |undo| matches!(undo, QemuUndo::RunState { .. })).await
     }
+}
+
+/// A QEMU before 9.0 closes a removed descriptor only once the guest runs (monitor/fds.c, `monitor_fdset_cleanup`).
+async fn kept_descriptors(qmp: &mut Qmp) -> Vec<String> {
+    let sets = qmp.ask("query-fdsets", Value::Null).await.unwrap_or_default();
+    let ours = |set: &&Value| set.to_string().contains("\"opaque\":\"impound\"");
+    let sets = sets.as_array().into_iter().flatten().filter(ours);
+    sets.map(|set| {
+        let id = set.get("fdset-id").and_then(Value::as_u64).unwrap_or(0);
+        format!("descriptor set {id}, removed and empty of use; this QEMU closes it once the guest runs again")
+    })
+    .collect()
 }
 
 /// The memory may be whole and the snapshot not: what follows memory in the stream is the state of the devices.
