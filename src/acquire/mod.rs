@@ -116,14 +116,12 @@ pub async fn acquire(request: &Request, progress: &Arc<dyn Progress>, stop: &Sto
     let mut journal = request.case.journal(&run)?;
     let wire = Arc::new(request.case.wire_log(&run)?);
     let outcome = run_it(request, &run, &mut journal, &wire, progress, stop).await;
-    let unsure = match &outcome {
-        Ok(acquired) => acquired.finished.guest_unsure,
-        Err(error) => matches!(error, AcquireError::GuestUnsure { .. }),
-    };
     // A journal with acts that were not undone stays open: the next command on this case says so.
-    if !unsure {
+    if journal.open_acts() == 0 {
         wire.check()?;
         journal.end()?;
+    } else {
+        progress.note(&format!("not all could be undone; run: impound case recover {}", request.case.dir().display()));
     }
     outcome
 }
@@ -152,7 +150,7 @@ async fn run_it(
             return Err(tidy_after(error, opened.target.as_mut(), journal).await);
         }
     };
-    let finished = opened.target.finish(journal).await?;
+    let finished = opened.target.finish(journal).await.unwrap_or_else(|error| unfinished(&error));
     progress.note(&record::pause_line(&finished));
     let mut items = Vec::new();
     for (captured, opening) in captured.into_iter().zip(drafts) {
@@ -161,6 +159,12 @@ async fn run_it(
         items.push(seal(&about, &captured.about, &opening, ingested, wire, progress));
     }
     Ok(Acquired { items, finished, facts: opened.facts, run: run.run.clone() })
+}
+
+/// What is to be assumed when the hypervisor's side cannot be put right: the worst.
+fn unfinished(error: &BackendError) -> Finished {
+    let state = "unknown".to_owned();
+    Finished { state, problems: vec![error.to_string()], guest_unsure: true, ..Finished::default() }
 }
 
 /// A draft, new or taken up again.
@@ -281,10 +285,8 @@ fn start(
 
 /// After a failure: the hypervisor's side is put right, and what failed is told with what that brought.
 async fn tidy_after(error: AcquireError, target: &mut dyn Target, journal: &mut RunJournal) -> AcquireError {
-    let (problems, unsure) = match target.finish(journal).await {
-        Ok(finished) => (finished.problems, finished.guest_unsure),
-        Err(error) => (vec![error.to_string()], true),
-    };
+    let finished = target.finish(journal).await.unwrap_or_else(|error| unfinished(&error));
+    let (problems, unsure) = (finished.problems, finished.guest_unsure);
     if unsure { AcquireError::GuestUnsure { why: error.to_string(), problems: problems.join("; ") } } else { error }
 }
 

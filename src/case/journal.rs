@@ -68,6 +68,7 @@ pub struct RunJournal {
     path: PathBuf,
     file: File,
     next: u64,
+    open: HashSet<u64>,
 }
 
 impl RunJournal {
@@ -86,7 +87,7 @@ impl RunJournal {
         let file = create(&path)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| CaseError::io("lock the journal", &path)(errno.into()))?;
-        let mut journal = Self { case: case.clone(), run: run.clone(), path, file, next: 0 };
+        let mut journal = Self { case: case.clone(), run: run.clone(), path, file, next: 0, open: HashSet::new() };
         journal.write(&Line::Begun {
             schema: schema::JOURNAL.to_owned(),
             run: run.run.clone(),
@@ -98,6 +99,11 @@ impl RunJournal {
         })?;
         case.disk.sync_dir(&case.journals())?;
         Ok(journal)
+    }
+
+    /// Acts that were begun and not undone.
+    pub fn open_acts(&self) -> usize {
+        self.open.len()
     }
 
     /// The run is over: nothing is left to undo. Its journal and wire log are kept, each with its digest in the log.
@@ -126,11 +132,14 @@ impl Journal for RunJournal {
         self.next = self.next.saturating_add(1);
         let line = Line::Act { act: self.next, at: Timestamp::now(), what: act.to_owned(), undo };
         self.write(&line).map_err(io::Error::other)?;
+        self.open.insert(self.next);
         Ok(ActId(self.next))
     }
 
     fn done(&mut self, act: ActId) -> io::Result<()> {
-        self.write(&Line::Done { done: act.0, at: Timestamp::now() }).map_err(io::Error::other)
+        self.write(&Line::Done { done: act.0, at: Timestamp::now() }).map_err(io::Error::other)?;
+        self.open.remove(&act.0);
+        Ok(())
     }
 }
 
