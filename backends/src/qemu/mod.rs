@@ -1,7 +1,7 @@
 //! QEMU by its own protocol: `qmp:/run/web01.qmp`.
 //!
-//! One monitor socket is one VM. Memory comes by the method that probing finds best ([`methods`]), disks by fleecing
-//! ([`disks`]); both of one instant. Every change has its inverse in [`undo`], written into the case's journal before it is
+//! One monitor socket is one VM. Memory comes by the method that probing finds best (`methods`), disks by fleecing
+//! (`disks`); both of one instant. Every change has its inverse in `undo`, written into the case's journal before it is
 //! made.
 
 mod assemble;
