@@ -14,24 +14,28 @@ mod guardian;
 mod record;
 mod request;
 mod stop;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use impound_backends::{BackendError, Capture, Facts, Finished, Host, How, Item, Plan, Target, WireLog, for_uri};
+use impound_backends::{BackendError, Facts, Finished, Host, How, Item, Plan, Target, WireLog, for_uri};
 use jiff::Timestamp;
 
 pub use guardian::stand_guard;
 pub use request::{Disks, Request, Store, Wanted, select};
 pub use stop::Stop;
 
-use crate::case::ingest::{Ingested, ResumePoint, ingest};
+use crate::case::ingest::{Ingested, ResumePoint};
 use crate::case::{CaseError, Draft, Outcome, RunInfo, RunJournal, Sealed, WireFile};
 use crate::progress::Progress;
-use drain::Drained;
 use guardian::Guardian;
+use streams::{Captured, Streams};
+
+/// How long a thaw may take before the pieces that wait are taken all the same.
+const THAW_ALONE: Duration = Duration::from_millis(50);
 
 /// What came of a capture.
 #[derive(Debug)]
@@ -196,12 +200,6 @@ fn draft(request: &Request, run: &RunInfo, facts: &Facts, item: &Item) -> Result
     Ok(Opening { draft, resume: None })
 }
 
-/// An item whose pieces have all come, being hashed to the end.
-struct Captured {
-    about: record::Captured,
-    ingested: drain::Ingesting,
-}
-
 /// The hypervisor is asked once more, now with everything known, before it is touched.
 async fn plan_and_capture(
     opened: &mut Opened,
@@ -248,22 +246,32 @@ async fn capture(
         let why = format!("{} captures came for {} items", captures.len(), drafts.len());
         return Err(BackendError::caller("begin the capture", &opened.facts.name, why).into());
     }
-    // All are drained from now on, held or not: a snapshot whose pipe is full makes QEMU itself wait, and then nothing that
-    // is asked of it is answered.
-    let started_items = captures.into_iter().zip(drafts).map(|(c, opening)| start(c, opening, request, progress, stop));
-    let mut under_way: Vec<(Drained, Captured)> = started_items.collect();
-    let limit = how.max_pause.map(|max| max.saturating_sub(froze.elapsed()));
-    drain::holders(under_way.iter_mut().map(|(drained, _)| drained), limit, stop).await;
-    if let Some(freezer) = target.freezer().filter(|_| freezes) {
-        freezer.thaw(journal).await?;
+    let mut streams = Streams::new(captures, drafts, request, progress, stop);
+    streams.start(|capture| capture.holds_guest);
+    streams.holders(how.max_pause.map(|max| max.saturating_sub(froze.elapsed()))).await;
+    if freezes {
+        thaw(target, journal, &mut streams).await?;
     }
     guardian.into_iter().for_each(Guardian::dismiss);
-    let mut captured = Vec::new();
-    for (drained, item) in under_way {
-        drained.wait(stop).await;
-        captured.push(item);
+    streams.start(|_| true);
+    Ok((started, streams.drained().await))
+}
+
+/// Lets the guest go. Until it runs, its hypervisor has the processors to itself, but not for long: a snapshot whose pipe
+/// stays full makes QEMU itself wait, and then it does not even hear that it should let the guest go.
+async fn thaw(
+    target: &mut dyn Target,
+    journal: &mut RunJournal,
+    streams: &mut Streams<'_>,
+) -> Result<(), BackendError> {
+    let Some(freezer) = target.freezer() else { return Ok(()) };
+    let thaw = freezer.thaw(journal);
+    tokio::pin!(thaw);
+    if let Ok(thawed) = tokio::time::timeout(THAW_ALONE, &mut thaw).await {
+        return thawed;
     }
-    Ok((started, captured))
+    streams.start(|_| true);
+    thaw.await
 }
 
 /// Without a guardian the capture goes on: it guards against the death of this program, which is rare, and says so.
@@ -275,24 +283,6 @@ fn guardian(program: &Path, request: &Request, run: &str, progress: &Arc<dyn Pro
             None
         }
     }
-}
-
-fn start(
-    mut capture: Capture,
-    opening: &Opening,
-    request: &Request,
-    progress: &Arc<dyn Progress>,
-    stop: &Stop,
-) -> (Drained, Captured) {
-    let about = record::Captured::of(&capture);
-    let drained = drain::watch(&mut capture);
-    let options = request.ingest_options(&capture, opening.resume.clone());
-    let (dir, progress, stop) = (opening.draft.dir().to_owned(), Arc::clone(progress), stop.flag());
-    let ingested = tokio::task::spawn_blocking(move || {
-        let task = progress.begin(&capture.item.name, Some(capture.len));
-        ingest(capture, &dir, &options, task.as_ref(), &stop)
-    });
-    (drained, Captured { about, ingested })
 }
 
 /// After a failure: the hypervisor's side is put right, and what failed is told with what that brought.
