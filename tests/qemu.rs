@@ -190,6 +190,12 @@ fn disks_of_odd_sizes_and_of_none_are_taken_whole() -> Result<()> {
     let taken = Exhibit::find(&case, "disk-odd")?;
     assert_eq!(fs::read(taken.image())?, bytes);
     assert_eq!(fs::metadata(Exhibit::find(&case, "disk-none")?.image())?.len(), 0);
+    acquire(&guest, &case, &["--disk", "disk-odd", "--container"])?.expect(0)?;
+    assert_eq!(fs::read(Exhibit::find(&case, "disk-odd-container")?.image())?, bytes);
+    // A file that is copied while the guest runs is of no single instant.
+    acquire(&guest, &case, &["--disk", "disk-odd", "--container", "--require", "instant"])?
+        .expect(1)?
+        .says("is required")?;
     verify(&case)?.expect(0)?;
     Ok(())
 }

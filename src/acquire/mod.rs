@@ -16,6 +16,7 @@ mod request;
 mod stop;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -234,7 +235,7 @@ async fn capture(
     // A source that is of no single instant needs no stop.
     let freezes = request.needs_instant(&opened.items);
     let guardian = match (&request.guardian, target.freezer()) {
-        (Some(program), Some(_)) if freezes => Some(Guardian::start(program, &request.case, &how.run)?),
+        (Some(program), Some(_)) if freezes => guardian(program, request, &how.run, progress),
         _ => None,
     };
     let froze = Instant::now();
@@ -263,6 +264,17 @@ async fn capture(
         captured.push(item);
     }
     Ok((started, captured))
+}
+
+/// Without a guardian the capture goes on: it guards against the death of this program, which is rare, and says so.
+fn guardian(program: &Path, request: &Request, run: &str, progress: &Arc<dyn Progress>) -> Option<Guardian> {
+    match Guardian::start(program, &request.case, run) {
+        Ok(guardian) => Some(guardian),
+        Err(error) => {
+            progress.note(&format!("nobody stands guard while the guest stands still: {error}"));
+            None
+        }
+    }
 }
 
 fn start(

@@ -237,3 +237,85 @@ fn disk_method(read_only: bool) -> Method {
         unusable: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Map, json};
+
+    use super::*;
+    use crate::qemu::flatview::{MemoryMap, Range};
+
+    /// A VM of 4 GiB as this QEMU would tell of it.
+    fn survey(version: (u32, u32, u32), running: bool, migrate: &Value) -> Survey {
+        let mut answers = Map::new();
+        answers.insert("query-migrate-capabilities".to_owned(), json!([{ "capability": "background-snapshot" }]));
+        answers.insert("query-dump-guest-memory-capability".to_owned(), json!({ "formats": ["elf"] }));
+        answers.insert("query-memory-size-summary".to_owned(), json!({ "base-memory": 4u64 << 30 }));
+        answers.insert("query-migrate".to_owned(), migrate.clone());
+        let blockers = migrate.get("blocked-reasons").and_then(|list| serde_json::from_value(list.clone()).ok());
+        let ram = Range { at: 0, len: 4 << 30, kind: "ram".to_owned(), name: "pc.ram".to_owned(), offset: 0 };
+        Survey {
+            answers,
+            name: "vm".to_owned(),
+            state: if running { "running" } else { "paused" }.to_owned(),
+            running,
+            main_memory: vec!["pc.ram".to_owned()],
+            map: Ok(MemoryMap { ranges: vec![ram], left_out: Vec::new(), len: 4 << 30 }),
+            disks: Vec::new(),
+            cpu_threads: Vec::new(),
+            blockers: blockers.unwrap_or_default(),
+            encrypted: None,
+            clocks: None,
+            version,
+            package: String::new(),
+            machine: None,
+        }
+    }
+
+    fn how() -> How {
+        How {
+            memory_method: None,
+            require: Consistency::Live,
+            max_pause: None,
+            scratch: "/".into(),
+            holder: String::new(),
+            run: "x".to_owned(),
+            start_at: std::collections::BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn the_best_method_that_fits_is_chosen() {
+        let free = json!({});
+        assert_eq!(choose(&survey((10, 0, 2), true, &free), &how()).unwrap(), MemoryMethod::Snapshot);
+        // Before 9.0 a snapshot would start a guest that was found stopped.
+        assert_eq!(choose(&survey((7, 2, 0), false, &free), &how()).unwrap(), MemoryMethod::Paused);
+        assert_eq!(choose(&survey((9, 0, 0), false, &free), &how()).unwrap(), MemoryMethod::Snapshot);
+        let stopped = How { require: Consistency::Instantaneous, ..how() };
+        assert_eq!(choose(&survey((10, 0, 2), true, &free), &stopped).unwrap(), MemoryMethod::Paused);
+    }
+
+    #[test]
+    fn a_migration_blocker_is_named_and_the_next_method_taken() {
+        let vfio = json!({ "blocked-reasons": ["VFIO migration is not supported in kernel"] });
+        let blocked = survey((10, 0, 2), true, &vfio);
+        assert_eq!(choose(&blocked, &how()).unwrap(), MemoryMethod::Paused);
+        assert!(blocked.warnings().iter().any(|warning| warning.contains("VFIO")));
+        let asked = How { memory_method: Some("snapshot".to_owned()), ..how() };
+        assert!(choose(&blocked, &asked).unwrap_err().why.contains("VFIO"));
+        // A dump would stop the guest for seconds, and that was not allowed.
+        let short = How { max_pause: Some(Duration::from_millis(500)), ..how() };
+        let refused = choose(&blocked, &short).unwrap_err();
+        assert!(refused.why.contains("VFIO") && refused.why.contains("500 ms are allowed"), "{refused}");
+        let under_way = survey((10, 0, 2), true, &json!({ "status": "active" }));
+        assert_eq!(choose(&under_way, &how()).unwrap(), MemoryMethod::Paused);
+    }
+
+    #[test]
+    fn an_encrypted_guest_is_named_before_anything_starts() {
+        let encrypted = Survey { encrypted: Some("sev-snp-guest".to_owned()), ..survey((10, 0, 2), true, &json!({})) };
+        assert!(encrypted.warnings().iter().any(|warning| warning.contains("sev-snp-guest")));
+    }
+}

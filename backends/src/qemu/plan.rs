@@ -25,6 +25,13 @@ pub(super) fn make(survey: &Survey, items: &[Item], how: &How) -> Result<Plan, B
             (ItemKind::Memory, Some(method)) => (method.name().to_owned(), method.consistency()),
             _ => item.methods.first().map_or((String::new(), Consistency::Live), |m| (m.name.clone(), m.consistency)),
         };
+        // The configuration is what was asked, when it was asked: no promise is made for it.
+        if consistency > how.require && item.kind != ItemKind::Config {
+            let why = format!("it would be {}, and {} is required", consistency.name(), how.require.name());
+            return Err(
+                BackendError::unsupported("take an item", &item.name, why).advise("leave it out, or require less")
+            );
+        }
         let (bytes, allocated) = sizes(survey, item);
         planned.push(PlannedItem { item: item.name.clone(), method, consistency, bytes, allocated });
     }

@@ -19,12 +19,12 @@ use super::pipe::PipeReader;
 use super::session::Session;
 use super::stream::{self, StreamError};
 use super::undo::{CAPABILITIES, PREFIX, QemuUndo};
-use crate::{BackendError, Journal, PieceStream, WireEntry, WireLog};
+use crate::{BackendError, How, Journal, PieceStream, WireEntry, WireLog};
 
 /// Bytes a second: no limit that a machine could reach. The default, 128 MiB/s, would make CPUs wait for pages.
 const BANDWIDTH: u64 = 1 << 40;
-/// How long QEMU may take to protect the pages. Half a minute is what a terabyte needs.
-const ARM_TIME: Duration = Duration::from_secs(120);
+/// How long QEMU may take to protect the pages, unless a shorter pause was asked for. A terabyte needs about ten seconds.
+const ARM_TIME: Duration = Duration::from_secs(60);
 /// How often QEMU is asked meanwhile whether it failed.
 const ASK: Duration = Duration::from_millis(100);
 /// A snapshot made ready.
@@ -32,6 +32,7 @@ pub(super) struct Snapshot {
     reader: PipeReader,
     stop: Arc<AtomicBool>,
     fd_name: String,
+    arm_time: Duration,
 }
 
 impl Snapshot {
@@ -39,7 +40,7 @@ impl Snapshot {
     /// kernel cannot; nothing has been captured then, and another method may be chosen.
     pub(super) async fn prepare(
         session: &mut Session,
-        run: &str,
+        how: &How,
         journal: &mut dyn Journal,
     ) -> Result<Self, BackendError> {
         for name in CAPABILITIES {
@@ -49,14 +50,14 @@ impl Snapshot {
         let max = parameters.get("max-bandwidth").and_then(Value::as_u64).unwrap_or(128 << 20);
         session.about_to(journal, "lift the bandwidth limit of migrations", QemuUndo::Bandwidth { max })?;
         session.qmp().await.ask("migrate-set-parameters", json!({ "max-bandwidth": BANDWIDTH })).await?;
-        let fd_name = format!("{PREFIX}{run}-memory");
+        let fd_name = format!("{PREFIX}{}-memory", how.run);
         let (reader, theirs, stop) = pipe()?;
         session.about_to(journal, "pass a pipe to QEMU", QemuUndo::NamedFd { name: fd_name.clone() })?;
         let arguments = json!({ "fdname": fd_name });
         session.qmp().await.ask_with_fd("getfd", arguments, std::os::fd::AsFd::as_fd(&theirs)).await?;
         // Written down here and not in `begin`, where the guest would stand still for the time of a write to the disk.
         session.about_to(journal, "take a snapshot of memory", QemuUndo::Migration)?;
-        Ok(Self { reader, stop, fd_name })
+        Ok(Self { reader, stop, fd_name, arm_time: how.max_pause.unwrap_or(ARM_TIME).min(ARM_TIME) })
     }
 
     /// Starts the snapshot and waits until every page is protected: the instant is then fixed.
@@ -70,7 +71,7 @@ impl Snapshot {
             .map_err(|e| BackendError::io("start a thread", "memory", &e))?;
         let started = session.qmp().await.ask("migrate", json!({ "uri": format!("fd:{}", self.fd_name) })).await;
         let outcome = match started {
-            Ok(_) => wait_until_armed(session, &mut is_armed).await,
+            Ok(_) => wait_until_armed(session, &mut is_armed, self.arm_time).await,
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {
@@ -101,11 +102,15 @@ async fn set_capability(session: &mut Session, name: &str, journal: &mut dyn Jou
     session.qmp().await.ask("migrate-set-capabilities", change).await.map(|_| ())
 }
 
-async fn wait_until_armed(session: &Session, armed: &mut oneshot::Receiver<()>) -> Result<(), BackendError> {
+async fn wait_until_armed(
+    session: &Session,
+    armed: &mut oneshot::Receiver<()>,
+    time: Duration,
+) -> Result<(), BackendError> {
     let failed = |why: String| BackendError::unsupported("snapshot memory", "QEMU", why);
-    let deadline = tokio::time::Instant::now() + ARM_TIME;
+    let deadline = tokio::time::Instant::now() + time;
     loop {
-        match tokio::time::timeout(ASK, &mut *armed).await {
+        match tokio::time::timeout(ASK.min(time), &mut *armed).await {
             Ok(Ok(())) => return Ok(()),
             // The reader is gone: the stream ended or broke before the first page.
             Ok(Err(_)) => return Err(failed(migration_error(session).await)),
@@ -115,7 +120,10 @@ async fn wait_until_armed(session: &Session, armed: &mut oneshot::Receiver<()>) 
         match state.get("status").and_then(Value::as_str) {
             Some("failed" | "cancelled") => return Err(failed(migration_error(session).await)),
             _ if tokio::time::Instant::now() > deadline => {
-                return Err(failed(format!("it did not begin within {} s", ARM_TIME.as_secs())));
+                return Err(failed(format!(
+                    "it did not begin within {} ms, and the guest stands still meanwhile",
+                    time.as_millis()
+                )));
             }
             _ => {}
         }

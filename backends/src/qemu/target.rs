@@ -111,7 +111,7 @@ impl QemuTarget {
     ) -> Result<Memory, BackendError> {
         let session = &mut self.session;
         Ok(match method {
-            MemoryMethod::Snapshot => Memory::Snapshot(Snapshot::prepare(session, &how.run, journal).await?),
+            MemoryMethod::Snapshot => Memory::Snapshot(Snapshot::prepare(session, how, journal).await?),
             MemoryMethod::Paused => Memory::Paused(Paused::prepare(session, &how.run, journal).await?),
             MemoryMethod::Pmemsave => Memory::Physical(Physical::prepare(session, false, journal).await?),
             MemoryMethod::Live => Memory::Physical(Physical::prepare(session, true, journal).await?),
