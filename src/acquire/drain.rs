@@ -42,30 +42,51 @@ type Pieces = mpsc::Receiver<Result<Piece, BackendError>>;
 async fn forward(
     mut source: Pieces,
     to: mpsc::Sender<Result<Piece, BackendError>>,
-    mut given_up: oneshot::Receiver<String>,
+    given_up: oneshot::Receiver<String>,
 ) {
-    let mut can_give_up = true;
+    let given_up = async {
+        match given_up.await {
+            Ok(why) => why,
+            // Nobody can give it up any more.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let why = tokio::select! {
+        biased;
+        why = given_up => Some(why),
+        () = pass_on(&mut source, &to) => None,
+    };
+    // The source ends now, however long the writer takes: it may be what holds the guest.
+    drop(source);
+    if let Some(why) = why {
+        let _ = to.send(Err(BackendError::new(Kind::Unsupported, "go on", "the capture", why))).await;
+    }
+}
+
+async fn pass_on(source: &mut Pieces, to: &mpsc::Sender<Result<Piece, BackendError>>) {
     loop {
-        tokio::select! {
+        let piece = tokio::select! {
             biased;
-            why = &mut given_up, if can_give_up => match why {
-                Ok(why) => {
-                    let _ = to.send(Err(BackendError::new(Kind::Unsupported, "go on", "the capture", why))).await;
-                    return;
-                }
-                Err(_) => can_give_up = false,
-            },
             // A writer that is gone wants no more, even while the source is silent.
             () = to.closed() => return,
-            piece = source.recv() => match piece {
-                Some(piece) => if to.send(piece).await.is_err() { return },
-                None => return,
-            },
+            piece = source.recv() => piece,
+        };
+        let Some(piece) = piece else { return };
+        if to.send(piece).await.is_err() {
+            return;
         }
     }
 }
 
 impl Drained {
+    /// Ends the stream, as failed and for this reason. One that has ended already stays as it is.
+    pub(super) fn give_up(&mut self, why: &str) {
+        if let Some(give_up) = self.give_up.take() {
+            // Nobody listens once the stream has ended.
+            let _ = give_up.send(why.to_owned());
+        }
+    }
+
     /// Waits for the last piece. A stop is seen by the writer, which then closes the stream.
     pub(super) async fn wait(mut self, stop: &Stop) {
         tokio::select! {
@@ -75,7 +96,8 @@ impl Drained {
     }
 }
 
-/// Waits until all that hold the guest are drained. A capture that would hold it longer than `limit` is given up.
+/// Waits until all that hold the guest are drained. A capture that would hold it longer than `limit`, or still holds it when
+/// the run is to stop, is given up.
 pub(super) async fn holders(holders: impl Iterator<Item = &mut Drained>, limit: Option<Duration>, stop: &Stop) {
     let deadline = limit.map(|limit| tokio::time::Instant::now() + limit);
     for drained in holders.filter(|drained| drained.holds_guest) {
@@ -85,14 +107,11 @@ pub(super) async fn holders(holders: impl Iterator<Item = &mut Drained>, limit: 
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            _ = drained.done.wait_for(|done| *done) => {}
-            () = stop.wait() => {}
-            () = too_long => {
-                if let Some(give_up) = drained.give_up.take() {
-                    let _ = give_up.send("the guest was let go, since it stood still for as long as --max-pause allows".to_owned());
-                }
-            }
-        }
+        let why = tokio::select! {
+            _ = drained.done.wait_for(|done| *done) => continue,
+            () = stop.wait() => "the run was told to stop",
+            () = too_long => "the guest was let go, since it stood still for as long as --max-pause allows",
+        };
+        drained.give_up(why);
     }
 }

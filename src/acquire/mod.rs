@@ -249,11 +249,16 @@ async fn capture(
     let mut streams = Streams::new(captures, drafts, request, progress, stop);
     streams.start(|capture| capture.holds_guest);
     streams.holders(how.max_pause.map(|max| max.saturating_sub(froze.elapsed()))).await;
-    if freezes {
-        thaw(target, journal, &mut streams).await?;
-    }
-    guardian.into_iter().for_each(Guardian::dismiss);
+    let thawed = if freezes { thaw(target, journal, &mut streams).await } else { Ok(()) };
     streams.start(|_| true);
+    match thawed {
+        Ok(()) => guardian.into_iter().for_each(Guardian::dismiss),
+        // `finish` has to let the guest go, by a new connection if need be, and so it must not wait for anything.
+        Err(error) => {
+            progress.note(&error.to_string());
+            streams.give_up("the guest could not be let go, so the run was ended at once");
+        }
+    }
     Ok((started, streams.drained().await))
 }
 

@@ -52,6 +52,11 @@ impl<'a> Streams<'a> {
         drain::holders(self.running.iter_mut().flatten().map(|(drained, _)| drained), limit, self.stop).await;
     }
 
+    /// Ends all that still come.
+    pub(super) fn give_up(&mut self, why: &str) {
+        self.running.iter_mut().flatten().for_each(|(drained, _)| drained.give_up(why));
+    }
+
     /// Waits for the last piece of all that were started.
     pub(super) async fn drained(self) -> Vec<Captured> {
         let mut captured = Vec::new();

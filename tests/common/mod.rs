@@ -1,8 +1,14 @@
 //! What the integration tests share. Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub, reason = "every test file is its own crate and uses a part of this")]
-#![allow(missing_docs, clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
+#![allow(
+    missing_docs,
+    clippy::indexing_slicing,
+    clippy::case_sensitive_file_extension_comparisons,
+    reason = "this is test code: what is not there should fail the test"
+)]
 
 pub mod control;
 pub mod counter;
 pub mod guest;
+pub mod killer;
 pub mod run;

@@ -14,7 +14,7 @@ use super::session::Session;
 use super::snapshot::Snapshot;
 use super::stall::StallWatch;
 use super::survey::{DiskFound, Survey};
-use super::undo::{CLAIM, QemuUndo, holder};
+use super::undo::{self, CLAIM, QemuUndo, holder};
 use super::{config, plan, registers};
 use crate::wire::qmp::Qmp;
 use crate::{
@@ -279,7 +279,7 @@ impl Freeze for QemuTarget {
     async fn thaw(&mut self, journal: &mut dyn Journal) -> Result<(), BackendError> {
         if self.survey.running {
             // No question first: QEMU may be slow to answer while it protects memory, and `cont` is right in any case.
-            self.session.qmp().await.run(&qapi::qmp::cont {}).await?;
+            undo::cont(&mut *self.session.qmp().await).await?;
         }
         self.thawed.send_replace(true);
         self.session.undo(journal, |undo| matches!(undo, QemuUndo::RunState { .. })).await

@@ -167,9 +167,22 @@ async fn put_run_state(qmp: &mut Qmp, running: bool) -> Result<(), BackendError>
     let status = qmp.ask("query-status", Value::Null).await?;
     let runs = status.get("running") == Some(&Value::Bool(true));
     match (running, runs) {
-        (true, false) => qmp.run(&qapi::qmp::cont {}).await.map(|_| ()),
+        (true, false) => cont(qmp).await,
         (false, true) => qmp.run(&qapi::qmp::stop {}).await.map(|_| ()),
         _ => Ok(()),
+    }
+}
+
+/// Lets the guest run. QEMU refuses that while it dumps, and a dump whose reader is gone ends a moment later.
+pub(super) async fn cont(qmp: &mut Qmp) -> Result<(), BackendError> {
+    let deadline = tokio::time::Instant::now() + JOB_TIME;
+    loop {
+        match qmp.run(&qapi::qmp::cont {}).await {
+            Err(error) if error.why.contains("dump in process") && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            other => return other.map(|_| ()),
+        }
     }
 }
 
