@@ -123,7 +123,8 @@ fn a_command_that_cannot_be_sent_leaves_nothing_behind() -> Result<()> {
         let inject = format!("inject=sendmsg:error=EPIPE:when={at}");
         let mut breaker = strace(&["-e", "trace=sendmsg", "-e", &inject], Path::new("/dev/null"));
         let ran = acquire(&mut breaker, &guest.target(), &case, &more)?;
-        ensure!(matches!(ran.code, Some(1 | 3)), "{step}: {ran:?}");
+        // What is taken back is tried twice, and then all may be well.
+        ensure!(matches!(ran.code, Some(0 | 1 | 3)), "{step}: {ran:?}");
         nothing_is_left(&guest, &before, step).with_context(|| ran.stderr.clone())?;
         complete_is_complete(&case, step)?;
     }

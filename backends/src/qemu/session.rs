@@ -109,7 +109,12 @@ impl Session {
         }
         self.revive(&mut problems).await;
         while let Some((id, undo)) = self.acts.pop() {
-            let outcome = undo.apply(&mut *self.qmp().await).await;
+            let mut outcome = undo.apply(&mut *self.qmp().await).await;
+            if outcome.as_ref().is_err_and(|error| error.kind == Kind::Io) {
+                // The monitor may break at any command, and each inverse may be applied twice.
+                self.revive(&mut problems).await;
+                outcome = undo.apply(&mut *self.qmp().await).await;
+            }
             if let Err(error) = outcome {
                 unsure |= matches!(undo, QemuUndo::RunState { running: true });
                 problems.push(format!("could not {}: {}", undo.say(), error.why));
