@@ -102,7 +102,9 @@ fn a_monitor_that_breaks_is_connected_again_and_all_is_put_back() -> Result<()> 
         assert_eq!(Exhibit::find(&case, "memory")?.outcome(), "complete", "{method}: {ran:?}");
         assert!(["complete", "failed"].contains(&Exhibit::find(&case, "disk-vdb")?.outcome()), "{method}: {ran:?}");
         complete_is_complete(&case, method)?;
-        verify_says_incomplete(&case)?;
+        // Whether the disks were read to their end before the cut is for the machine to say.
+        let verified = run(&["verify", &case.display().to_string()])?;
+        ensure!(matches!(verified.code, Some(0 | 3)), "{method}: {verified:?}");
     }
     Ok(())
 }

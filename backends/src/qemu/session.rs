@@ -130,7 +130,11 @@ impl Session {
         let path = {
             let mut qmp = self.qmp().await;
             match qmp.ask("query-status", Value::Null).await {
-                Err(error) if error.kind == Kind::Io => qmp.path().to_owned(),
+                Err(error) if error.kind == Kind::Io => {
+                    // QEMU may not have noticed that this connection is broken.
+                    qmp.hang_up();
+                    qmp.path().to_owned()
+                }
                 _ => return,
             }
         };

@@ -170,6 +170,12 @@ impl Qmp {
         self.stream.peer_cred().ok().and_then(|cred| cred.pid())
     }
 
+    /// Ends the connection, so that QEMU, which serves one at a time, takes another.
+    pub fn hang_up(&self) {
+        // One that is broken at both ends cannot be ended once more.
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+    }
+
     /// Runs a command of `qapi`'s and reads its answer as `qapi` types it.
     pub async fn run<C: qapi::Command>(&mut self, command: &C) -> Result<C::Ok, BackendError> {
         let arguments = serde_json::to_value(command)
