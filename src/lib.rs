@@ -7,5 +7,6 @@
 pub mod acquire;
 pub mod case;
 pub mod cli;
+pub mod image;
 pub mod progress;
 pub mod report;

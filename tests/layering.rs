@@ -13,7 +13,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("report", &[]),
     ("case", &["impound_backends", "progress", "report"]),
     ("acquire", &["impound_backends", "progress", "report", "case"]),
-    ("cli", &["impound_backends", "progress", "report", "case", "acquire"]),
+    ("image", &["impound_backends", "progress", "report", "case"]),
+    ("cli", &["impound_backends", "progress", "report", "case", "acquire", "image"]),
     ("main", &["cli"]),
 ];
 /// Crates for the program around the library, and where they may be named.

@@ -1,0 +1,16 @@
+//! Images: the same content in every wrapping reads the same, outside tools agree, and damage is named.
+//!
+//! `kit` makes content and runs outside tools; one file for each family of formats; `damaged` goes through the folder of
+//! damaged samples.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod damaged;
+mod kit;
+mod zstd;
