@@ -7,9 +7,11 @@
 mod bytes;
 pub mod cache;
 mod error;
+mod exhibit;
 pub mod fields;
 mod file;
 pub mod formats;
+pub mod joined;
 mod layer;
 pub mod map;
 mod place;
@@ -134,8 +136,13 @@ impl Image {
     }
 }
 
-/// Opens the image in the file or device `path`.
+/// Opens the image in the file or device `path`, or the exhibit in the folder `path`.
 pub fn open(path: &Path, options: &Options) -> Result<Image, ReadError> {
+    if options.wrapping.is_none()
+        && let Some(bag) = exhibit::bag_of(path)
+    {
+        return exhibit::open(&bag, options).map_err(ReadError::within(format!("exhibit {}", bag.display())));
+    }
     let (bytes, place) = Place::open(path, options.follow)?;
     open_below(Below { bytes: Arc::new(bytes), place: Some(place), options: options.clone() })
         .map_err(ReadError::within(path.display().to_string()))
