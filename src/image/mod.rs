@@ -11,6 +11,7 @@ mod exhibit;
 pub mod fields;
 mod file;
 pub mod formats;
+mod inflate;
 pub mod joined;
 mod layer;
 pub mod map;
@@ -192,4 +193,14 @@ fn by_name(name: &str) -> Result<&'static Wrapping, ReadError> {
 fn raw(below: &Below) -> Layer {
     let len = below.bytes.len();
     Layer { len, stored: len, ..Layer::new("raw", Content::Unknown) }
+}
+
+/// Bytes as lower-case hex.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -12,5 +12,7 @@
 )]
 
 mod damaged;
+mod ewf;
 mod kit;
+mod vhdx;
 mod zstd;
