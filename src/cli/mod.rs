@@ -7,6 +7,7 @@ mod case;
 mod context;
 mod doctor;
 mod exit;
+mod image;
 mod meta;
 mod progress;
 mod show;
@@ -51,6 +52,8 @@ enum Verb {
     Verify(verify::Args),
     /// Open a case, look at it, write into its log, mend it after a killed run
     Case(case::Args),
+    /// Tell what an image is, layer by layer, and what of it is there
+    Image(image::Args),
     /// Tell what is missing on this machine or that host, and the command that mends it
     Doctor(doctor::Args),
     /// Let the guest go if the run that stopped it dies; started by acquire
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Verb::Acquire(args) => acquire::run(&args, &context),
         Verb::Verify(args) => verify::run(&args, &context),
         Verb::Case(args) => case::run(args, &context),
+        Verb::Image(args) => image::run(&args, &context),
         Verb::Doctor(args) => doctor::run(&args, &context),
         Verb::Guardian(args) => case::stand_guard(&args, &context),
         Verb::Completions(args) => meta::completions(&args, Cli::command()),

@@ -108,8 +108,8 @@ impl ReadError {
     }
 }
 
-/// A reason in words.
-pub(super) fn reason(why: &Why) -> String {
+/// Why a range is missing, in words.
+pub fn reason(why: &Why) -> String {
     match why {
         Why::Sparse => "never written".to_owned(),
         Why::NotRam => "no memory at these addresses".to_owned(),

@@ -111,10 +111,12 @@ fn layer(record: &Record, main: &Stored, content: Content, stored: u64) -> Layer
     let mut layer = Layer { len: stored, stored, ..Layer::new("exhibit", content) };
     layer.fact("exhibit", &record.name).fact("target", &record.target.uri).fact("item", &record.item.name);
     layer.fact("method", &record.method).fact("instant", record.window.begin);
+    // Digests of a file with headers of its own say nothing of the memory in it; `impound verify` checks those.
+    let raw = matches!(record.content.format.as_str(), "raw" | "");
     let digests = record.content.digests.as_ref().unwrap_or(&main.digests);
     let all = [("sha256", Some(&digests.sha256)), ("sha1", digests.sha1.as_ref()), ("md5", digests.md5.as_ref())];
     let carried = all.into_iter().filter_map(|(algorithm, hex)| Some(Carried { algorithm, hex: hex?.clone() }));
-    layer.digests.extend(carried.filter(|digest| !digest.hex.is_empty()));
+    layer.digests.extend(carried.filter(|digest| raw && !digest.hex.is_empty()));
     if !record.outcome.is_complete() {
         let why = record.outcome.why().unwrap_or("no reason is given");
         layer.odd(format!("the capture is {}: {why}", record.outcome.name()));

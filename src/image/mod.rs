@@ -6,6 +6,7 @@
 
 mod bytes;
 pub mod cache;
+pub mod digest;
 mod error;
 mod exhibit;
 pub mod fields;
@@ -23,7 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use bytes::{Extent, InMemory, Kind, Part, ReadAt, read_vec};
-pub use error::ReadError;
+pub use error::{ReadError, reason};
 pub use formats::ALL;
 pub use layer::{Carried, Content, Cpu, Frames, Layer, Machine, Opened, Opening};
 pub use place::{Found, Place};
@@ -196,7 +197,7 @@ fn raw(below: &Below) -> Layer {
 }
 
 /// Bytes as lower-case hex.
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a string does not fail.
