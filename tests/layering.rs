@@ -14,7 +14,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("case", &["impound_backends", "progress", "report"]),
     ("acquire", &["impound_backends", "progress", "report", "case"]),
     ("image", &["impound_backends", "progress", "report", "case"]),
-    ("cli", &["impound_backends", "progress", "report", "case", "acquire", "image"]),
+    ("export", &["impound_backends", "progress", "report", "case", "image"]),
+    ("cli", &["impound_backends", "progress", "report", "case", "acquire", "image", "export"]),
     ("main", &["cli"]),
 ];
 /// Crates for the program around the library, and where they may be named.

@@ -173,6 +173,19 @@ impl Case {
         self.custody().append(&[event.details(json!({"run": run, "item": item, "why": why}))])
     }
 
+    /// Writes down that a copy of something was made in another format. `subject` is the exhibit, or the name of the file;
+    /// `sha256` that of the copy.
+    pub fn note_export(
+        &self,
+        subject: &str,
+        sha256: &str,
+        details: serde_json::Value,
+        who: &str,
+    ) -> Result<Head, CaseError> {
+        let event = NewEvent::new(EventKind::Exported, who).to(subject).digest(sha256.to_owned());
+        self.custody().append(&[event.details(details)])
+    }
+
     /// Writes something down.
     pub fn note(&self, text: &str, who: &str) -> Result<Head, CaseError> {
         self.custody().append(&[NewEvent::new(EventKind::Note, who).details(json!({"text": text}))])

@@ -7,6 +7,7 @@ mod case;
 mod context;
 mod doctor;
 mod exit;
+mod export;
 mod image;
 mod meta;
 mod progress;
@@ -54,6 +55,8 @@ enum Verb {
     Case(case::Args),
     /// Tell what an image is, layer by layer, and what of it is there
     Image(image::Args),
+    /// Copy an exhibit or an image into another format, and prove that it holds the same
+    Export(export::Args),
     /// Tell what is missing on this machine or that host, and the command that mends it
     Doctor(doctor::Args),
     /// Let the guest go if the run that stopped it dies; started by acquire
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Verb::Verify(args) => verify::run(&args, &context),
         Verb::Case(args) => case::run(args, &context),
         Verb::Image(args) => image::run(&args, &context),
+        Verb::Export(args) => export::run(&args, &context),
         Verb::Doctor(args) => doctor::run(&args, &context),
         Verb::Guardian(args) => case::stand_guard(&args, &context),
         Verb::Completions(args) => meta::completions(&args, Cli::command()),

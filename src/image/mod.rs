@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 pub use bytes::{Extent, InMemory, Kind, Part, ReadAt, read_vec};
 pub use error::{ReadError, reason};
+pub(crate) use file::FileBytes;
 pub use formats::ALL;
 pub use layer::{Carried, Content, Cpu, Frames, Layer, Machine, Opened, Opening};
 pub use place::{Found, Place};

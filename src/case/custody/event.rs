@@ -31,6 +31,8 @@ pub enum EventKind {
     Verified,
     /// Somebody wrote something down.
     Note,
+    /// A copy of an exhibit was made in another format. Subject: the exhibit; digest: SHA-256 of the file that was written.
+    Exported,
     /// The case was handed over; the digest is that of the log until then.
     Transferred,
     /// What a killed run left was put in order.
@@ -39,12 +41,13 @@ pub enum EventKind {
     Other(String),
 }
 
-const NAMED: [(&str, EventKind); 10] = [
+const NAMED: [(&str, EventKind); 11] = [
     ("case-opened", EventKind::CaseOpened),
     ("kept", EventKind::Kept),
     ("run-begun", EventKind::RunBegun),
     ("run-ended", EventKind::RunEnded),
     ("sealed", EventKind::Sealed),
+    ("exported", EventKind::Exported),
     ("not-taken", EventKind::NotTaken),
     ("verified", EventKind::Verified),
     ("note", EventKind::Note),

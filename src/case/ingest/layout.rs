@@ -24,13 +24,13 @@ const PN_XNUM: u16 = 0xffff;
 
 /// A range of addresses and its place in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Segment {
+pub(crate) struct Segment {
     /// First address.
-    pub(super) at: u64,
+    pub(crate) at: u64,
     /// Length in bytes.
-    pub(super) len: u64,
+    pub(crate) len: u64,
     /// Offset of its first byte in the file.
-    pub(super) file: u64,
+    pub(crate) file: u64,
 }
 
 impl Segment {
@@ -41,21 +41,21 @@ impl Segment {
 
 /// The map from addresses to the stored file.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// Ascending in address and in the file.
     segments: Vec<Segment>,
     /// What has to be written besides the data: offset and bytes.
-    pub(super) headers: Vec<(u64, Vec<u8>)>,
+    pub(crate) headers: Vec<(u64, Vec<u8>)>,
     /// Length of the file in bytes.
-    pub(super) len: u64,
+    pub(crate) len: u64,
     /// Addresses are offsets.
-    pub(super) flat: bool,
+    pub(crate) flat: bool,
 }
 
 impl Layout {
     /// The layout of an item of `len` bytes of which `regions` are there. `machine` is `e_machine` of an ELF file.
     /// `Err` says why the regions make no sense.
-    pub(super) fn new(format: Format, regions: &[Range<u64>], len: u64, machine: u16) -> Result<Self, String> {
+    pub(crate) fn new(format: Format, regions: &[Range<u64>], len: u64, machine: u16) -> Result<Self, String> {
         match format {
             Format::Raw => {
                 let segments = vec![Segment { at: 0, len, file: 0 }];
@@ -69,7 +69,7 @@ impl Layout {
 
     /// Where `len` bytes at `at` go: offset in the file and range within these bytes, piece by piece.
     /// `None` if a part of them has no place.
-    pub(super) fn places(&self, at: u64, len: u64) -> Option<Vec<(u64, Range<usize>)>> {
+    pub(crate) fn places(&self, at: u64, len: u64) -> Option<Vec<(u64, Range<usize>)>> {
         let end = at.checked_add(len)?;
         let first = self.segments.partition_point(|segment| segment.end() <= at);
         let (mut places, mut next) = (Vec::with_capacity(1), at);
@@ -86,7 +86,7 @@ impl Layout {
     }
 
     /// How much of the beginning of the file is final once everything below address `at` has come.
-    pub(super) fn filled(&self, at: u64) -> u64 {
+    pub(crate) fn filled(&self, at: u64) -> u64 {
         let next = self.segments.partition_point(|segment| segment.end() <= at);
         self.segments.get(next).map_or(self.len, |segment| segment.file + at.saturating_sub(segment.at))
     }
@@ -162,7 +162,7 @@ fn elf_header(machine: u16, count: u64, sections: Option<u64>) -> Vec<u8> {
 
 /// The regions as ranges, checked: ascending, apart, on grains, inside `len`. None at all means everything.
 /// `Err` says what is wrong.
-pub(super) fn ranges(regions: &[Region], len: u64) -> Result<Vec<Range<u64>>, String> {
+pub(crate) fn ranges(regions: &[Region], len: u64) -> Result<Vec<Range<u64>>, String> {
     if regions.is_empty() {
         return Ok(std::iter::once(0..len).collect());
     }

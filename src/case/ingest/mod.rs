@@ -20,7 +20,7 @@ mod digests;
 mod follow;
 mod frontier;
 mod gaps;
-mod layout;
+pub(crate) mod layout;
 mod options;
 mod pipeline;
 mod receive;
