@@ -54,7 +54,7 @@ pub(super) fn open(bag: &Path, options: &Options) -> Result<Image, ReadError> {
     let (_, place) = Place::open(&bag.join(RECORD), options.follow)?;
     let found = place.find(main.path.as_os_str().as_encoded_bytes())?;
     let options = Options { wrapping: None, ..options.clone() };
-    let below = Below { bytes: found.bytes, place: Some(found.place), options };
+    let below = Below::found(found, options);
     let mut layers = vec![layer(&record, main, content, below.bytes.len())];
     if content == Content::Carrier {
         let inner = super::open_below(below)?;

@@ -61,11 +61,23 @@ pub struct Below {
     pub bytes: Arc<dyn ReadAt>,
     /// The folder around them, if they are a file.
     pub place: Option<Place>,
+    /// The bytes are that file itself, not what was found inside: its name says something of them.
+    pub is_file: bool,
     /// How.
     pub options: Options,
 }
 
 impl Below {
+    /// Bytes without a file of their own.
+    pub fn bytes(bytes: Arc<dyn ReadAt>, options: Options) -> Self {
+        Self { bytes, place: None, is_file: false, options }
+    }
+
+    /// Another file of an image.
+    pub fn found(found: Found, options: Options) -> Self {
+        Self { bytes: found.bytes, place: Some(found.place), is_file: true, options }
+    }
+
     /// The first `N` bytes, as far as they are there; zeros behind. For probing.
     pub fn head<const N: usize>(&self) -> [u8; N] {
         let mut head = [0; N];
@@ -147,7 +159,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Image, ReadError> {
         return exhibit::open(&bag, options).map_err(ReadError::within(format!("exhibit {}", bag.display())));
     }
     let (bytes, place) = Place::open(path, options.follow)?;
-    open_below(Below { bytes: Arc::new(bytes), place: Some(place), options: options.clone() })
+    open_below(Below { bytes: Arc::new(bytes), place: Some(place), is_file: true, options: options.clone() })
         .map_err(ReadError::within(path.display().to_string()))
 }
 
@@ -177,6 +189,7 @@ pub fn open_below(mut below: Below) -> Result<Image, ReadError> {
         layers.push(layer);
         machine = opened.machine.or(machine);
         below.bytes = opened.bytes;
+        below.is_file = false;
         if inmost {
             return Ok(Image { bytes: below.bytes, layers, machine });
         }

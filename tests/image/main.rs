@@ -13,6 +13,8 @@
 
 mod damaged;
 mod ewf;
+mod exhibit;
+mod export;
 mod kit;
 mod vhdx;
 mod zstd;

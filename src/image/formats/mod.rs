@@ -7,6 +7,6 @@ mod zstd;
 
 use super::Wrapping;
 
-/// All of them, in the order in which they are tried. A format whose mark is weaker (a few bytes, or the name of the
-/// file) stands behind those with a stronger one.
-pub static ALL: &[&Wrapping] = &[&zstd::ZSTD, &ewf::EWF, &vhdx::VHDX, &split::SPLIT];
+/// All of them, in the order in which they are tried: parts of a file first, since only together they are anything; a
+/// format whose mark is weaker (a few bytes, or the name of the file) behind those with a stronger one.
+pub static ALL: &[&Wrapping] = &[&split::SPLIT, &zstd::ZSTD, &ewf::EWF, &vhdx::VHDX];

@@ -82,7 +82,8 @@ impl Numbering {
 }
 
 fn probe(below: &Below) -> bool {
-    let Some(place) = &below.place else { return false };
+    // A name that says `part 1` speaks of the file, not of what the parts hold together.
+    let Some(place) = below.place.as_ref().filter(|_| below.is_file) else { return false };
     let second = Numbering::of(place.name()).and_then(|numbering| numbering.name(numbering.first + 1));
     second.is_some_and(|second| place.beside(&second).is_ok_and(|found| found.is_some()))
 }

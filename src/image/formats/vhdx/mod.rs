@@ -64,11 +64,10 @@ fn parent(below: &Below, locator: &[(String, String)], layer: &mut Layer) -> Res
             Err(error) => last = error,
             Ok(found) => {
                 layer.files.push(("parent", found.place.name().display().to_string()));
-                layer.odd.extend(found.odd);
+                layer.odd.extend(found.odd.clone());
                 let options = crate::image::Options { wrapping: None, ..below.options.clone() };
                 let name = format!("parent {}", found.place.name().display());
-                let image = open_below(Below { bytes: found.bytes, place: Some(found.place), options })
-                    .map_err(ReadError::within(name))?;
+                let image = open_below(Below::found(found, options)).map_err(ReadError::within(name))?;
                 linked(&image, value("parent_linkage"), value("parent_linkage2"))?;
                 return Ok(Arc::clone(image.bytes()));
             }
