@@ -1,13 +1,16 @@
 //! `impound image FILE`: what wraps it, layer by layer. `impound image map FILE`: what of it is there.
 
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use impound_backends::Why;
 
 use super::Exit;
 use super::context::Context;
+use super::exit::UsageError;
 use super::units;
-use crate::image::{self, Image, Kind, Layer, Options, ReadError, digest, map};
+use crate::image::{self, Image, Kind, Layer, Options, ReadError, digest, map, stream};
 use crate::report::{Absent, Cell, Column, human_bytes, printable};
 
 /// The arguments.
@@ -40,6 +43,26 @@ enum Verb {
         file: PathBuf,
         #[command(flatten)]
         how: OpenArgs,
+    },
+    /// Digests of the content, as a raw file would have them; what is missing counts as zeros
+    Hash {
+        /// An image, or the folder of an exhibit
+        file: PathBuf,
+        #[command(flatten)]
+        how: OpenArgs,
+        /// Digest to compute; may be given several times
+        #[arg(long = "digest", value_name = "NAME", default_values = ["sha256"], value_parser = ["sha256", "sha1", "md5"])]
+        digests: Vec<String>,
+    },
+    /// Write the content to stdout; stops where something is missing
+    Cat {
+        /// An image, or the folder of an exhibit
+        file: PathBuf,
+        #[command(flatten)]
+        how: OpenArgs,
+        /// Write zeros for what is missing (exit code 3 says that it was)
+        #[arg(long)]
+        zeros: bool,
     },
     /// List the formats that can be opened
     Formats,
@@ -77,6 +100,8 @@ impl OpenArgs {
 pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
     match (&args.verb, &args.file) {
         (Some(Verb::Map { file, how }), _) => print_map(file, how, context),
+        (Some(Verb::Hash { file, how, digests }), _) => print_hashes(file, how, digests, context),
+        (Some(Verb::Cat { file, how, zeros }), _) => cat(file, how, *zeros, context),
         (Some(Verb::Formats), _) => print_formats(context),
         (None, Some(file)) => print_layers(file, args, context),
         (None, None) => Ok(Exit::Usage),
@@ -140,7 +165,7 @@ fn print_map(file: &Path, how: &OpenArgs, context: &Context) -> Result<Exit> {
         let (kind, why) = match &extent.kind {
             Kind::Data => ("data", None),
             Kind::Zero => ("zero", None),
-            Kind::Gap(why @ impound_backends::Why::Unreadable(_)) => ("unreadable", Some(why)),
+            Kind::Gap(why @ Why::Unreadable(_)) => ("unreadable", Some(why)),
             Kind::Gap(why) => ("absent", Some(why)),
         };
         missing |= kind == "unreadable";
@@ -148,6 +173,68 @@ fn print_map(file: &Path, how: &OpenArgs, context: &Context) -> Result<Exit> {
         rows.row(vec![Cell::Address(extent.at), Cell::Bytes(extent.len), Cell::text(kind), why])?;
     }
     rows.end()?;
+    Ok(if missing { Exit::Partial } else { Exit::Complete })
+}
+
+const HASHES: &[Column] = &[Column("digest"), Column("hex"), Column("bytes"), Column("missing")];
+
+fn print_hashes(file: &Path, how: &OpenArgs, digests: &[String], context: &Context) -> Result<Exit> {
+    let image = how.open(file)?;
+    let bytes = image.bytes();
+    let totals = map::Totals::of(bytes.as_ref())?;
+    let task = context.progress().begin("hash", Some(bytes.len()));
+    let wanted: Vec<_> = digests.iter().map(String::as_str).collect();
+    let found = digest::of_content(bytes.as_ref(), bytes.len(), &wanted, task.as_ref())?;
+    drop(task);
+    let mut rows = context.table(HASHES);
+    for digest in found {
+        let (len, missing) = (Cell::Bytes(bytes.len()), Cell::Bytes(totals.absent + totals.unreadable));
+        rows.row(vec![Cell::text(digest.algorithm), Cell::text(digest.hex), len, missing])?;
+    }
+    rows.end()?;
+    Ok(if totals.unreadable > 0 { Exit::Partial } else { Exit::Complete })
+}
+
+fn cat(file: &Path, how: &OpenArgs, zeros: bool, context: &Context) -> Result<Exit> {
+    let image = how.open(file)?;
+    let bytes = image.bytes();
+    if io::stdout().is_terminal() {
+        return Err(UsageError(
+            "what a guest wrote does not go to a terminal: send it to a file or a program".to_owned(),
+        )
+        .into());
+    }
+    let task = context.progress().begin("cat", Some(bytes.len()));
+    let mut out = io::stdout().lock();
+    let (mut missing, empty) = (false, vec![0; 1 << 20]);
+    stream::in_order::<anyhow::Error>(bytes.as_ref(), 0..bytes.len(), |chunk| {
+        match chunk {
+            stream::Chunk::Data { bytes, .. } => {
+                out.write_all(bytes)?;
+                task.add(bytes.len() as u64);
+            }
+            stream::Chunk::Hole(extent) => {
+                if let Kind::Gap(why) = extent.kind {
+                    missing |= matches!(why, Why::Unreadable(_));
+                    if !zeros {
+                        let gap = ReadError::Gap { at: extent.at, len: extent.len, why };
+                        return Err(
+                            anyhow::Error::from(gap).context("stopped; --zeros writes zeros for what is missing")
+                        );
+                    }
+                }
+                let mut left = extent.len;
+                while left > 0 {
+                    let part = usize::try_from(left).unwrap_or(usize::MAX).min(empty.len());
+                    out.write_all(empty.get(..part).unwrap_or_default())?;
+                    left -= part as u64;
+                }
+                task.add(extent.len);
+            }
+        }
+        Ok(())
+    })?;
+    out.flush()?;
     Ok(if missing { Exit::Partial } else { Exit::Complete })
 }
 
