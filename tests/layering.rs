@@ -308,6 +308,27 @@ fn every_backend_in_the_folder_has_its_row() {
     assert_eq!(impound_backends::ALL.len(), backends);
 }
 
+/// Rows of a list against the files beside it. Files that hold no row of their own are named.
+fn rows(list: &str, folder: &str, without: &[&str]) -> usize {
+    let text = code_of(&fs::read_to_string(root().join(list)).unwrap());
+    let rows = text.split_once("static ALL").and_then(|(_, rest)| rest.split_once(';')).map(|(rows, _)| rows).unwrap();
+    let mut found = 0;
+    for entry in fs::read_dir(root().join(folder)).unwrap() {
+        let name = entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+        if name != "mod" && !without.contains(&name.as_str()) {
+            assert!(rows.contains(&format!("{name}::")), "{folder}/{name} has no row in ALL of {list}");
+            found += 1;
+        }
+    }
+    found
+}
+
+#[test]
+fn every_format_in_the_folders_has_its_row() {
+    rows("src/image/formats/mod.rs", "src/image/formats", &[]);
+    rows("src/export/mod.rs", "src/export", &["batch", "error", "output", "report", "source"]);
+}
+
 #[test]
 fn files_are_short_enough_to_read() {
     let all = sources("src").into_iter().chain(sources("backends/src"));

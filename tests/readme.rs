@@ -9,9 +9,6 @@ use std::process::Command;
 
 use impound::cli::Exit;
 
-const BEGIN: &str = "<!-- backends: begin -->\n";
-const END: &str = "<!-- backends: end -->\n";
-
 fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")
 }
@@ -20,26 +17,38 @@ fn readme() -> String {
     fs::read_to_string(path()).unwrap()
 }
 
-/// The table as the registry has it.
-fn support() -> String {
-    let mut table = "| scheme | what it reaches | tested against |\n|---|---|---|\n".to_owned();
+/// The tables as the registries have them, each with its name in README.md.
+fn tables() -> [(&'static str, String); 3] {
+    let mut backends = "| scheme | what it reaches | tested against |\n|---|---|---|\n".to_owned();
     for backend in impound_backends::ALL {
-        writeln!(table, "| `{}` | {} | {} |", backend.scheme(), backend.about(), backend.tested_against()).unwrap();
+        writeln!(backends, "| `{}` | {} | {} |", backend.scheme(), backend.about(), backend.tested_against()).unwrap();
     }
-    table
+    let mut images = "| format | what it is | tested against |\n|---|---|---|\n".to_owned();
+    for wrapping in impound::image::ALL {
+        writeln!(images, "| `{}` | {} | {} |", wrapping.name, wrapping.about, wrapping.tested_against).unwrap();
+    }
+    let mut exports = "| format | what it is | checked with |\n|---|---|---|\n".to_owned();
+    for format in impound::export::ALL {
+        writeln!(exports, "| `{}` | {} | {} |", format.name, format.about, format.tested_against).unwrap();
+    }
+    [("backends", backends), ("images", images), ("exports", exports)]
 }
 
-/// `IMPOUND_UPDATE=1 cargo test --test readme` writes the table.
+/// `IMPOUND_UPDATE=1 cargo test --test readme` writes the tables.
 #[test]
-fn the_support_table_is_that_of_the_registry() {
-    let text = readme();
-    let (before, rest) = text.split_once(BEGIN).expect("README.md has no line that begins the table");
-    let (table, after) = rest.split_once(END).expect("README.md has no line that ends the table");
+fn the_support_tables_are_those_of_the_registries() {
+    let mut text = readme();
+    for (name, table) in tables() {
+        let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->\n"));
+        let (before, rest) = text.split_once(&begin).expect("README.md has no line that begins the table");
+        let (_, after) = rest.split_once(&end).expect("README.md has no line that ends the table");
+        text = format!("{before}{begin}{table}{end}{after}");
+    }
     if std::env::var_os("IMPOUND_UPDATE").is_some() {
-        fs::write(path(), format!("{before}{BEGIN}{}{END}{after}", support())).unwrap();
+        fs::write(path(), text).unwrap();
         return;
     }
-    assert_eq!(table, support(), "README.md drifted: IMPOUND_UPDATE=1 cargo test --test readme");
+    assert!(text == readme(), "README.md drifted: IMPOUND_UPDATE=1 cargo test --test readme");
 }
 
 #[test]
@@ -81,7 +90,8 @@ fn every_command_it_shows_exists() {
         .collect();
     assert!(shown.len() > 5, "README.md shows no commands");
     for words in shown {
-        let verbs = if words.first() == Some(&"case") { 2 } else { 1 };
+        let two = words.first() == Some(&"case") || words.get(1).is_some_and(|verb| matches!(*verb, "map" | "hash" | "cat"));
+        let verbs = if two { 2 } else { 1 };
         let help = Command::new(env!("CARGO_BIN_EXE_impound")).args(&words[..verbs]).arg("--help").output().unwrap();
         assert!(help.status.success(), "no such command: impound {}", words.join(" "));
         let help = String::from_utf8_lossy(&help.stdout);

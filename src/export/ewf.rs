@@ -15,6 +15,7 @@ pub(super) static E01: Format = Format {
     ending: "E01",
     disks_only: true,
     sectors: true,
+    tested_against: "ewfverify, ewfinfo",
     wrapping: "ewf",
     write,
 };

@@ -12,6 +12,7 @@ pub(super) static LIME: Format = Format {
     ending: "lime",
     disks_only: false,
     sectors: false,
+    tested_against: "Volatility 3",
     wrapping: "lime",
     write,
 };

@@ -44,6 +44,8 @@ pub struct Format {
     pub disks_only: bool,
     /// It holds whole sectors: the last one is filled up with zeros.
     pub sectors: bool,
+    /// The outside tools that agreed.
+    pub tested_against: &'static str,
     /// The wrapping that reads it.
     pub wrapping: &'static str,
     /// Writes it.

@@ -15,6 +15,7 @@ pub(super) static VHDX: Format = Format {
     ending: "vhdx",
     disks_only: true,
     sectors: true,
+    tested_against: "qemu-img check and compare",
     wrapping: "vhdx",
     write,
 };

@@ -13,6 +13,7 @@ pub(super) static VMDK: Format = Format {
     ending: "vmdk",
     disks_only: true,
     sectors: true,
+    tested_against: "qemu-img check and compare",
     wrapping: "vmdk",
     write,
 };
