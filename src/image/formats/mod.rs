@@ -1,9 +1,33 @@
 //! The wrappings: one file each, and its row in [`ALL`].
 
+mod avml;
+mod elf;
+mod kdump;
+mod lacking;
+mod lime;
+mod notes;
+mod qemu;
+mod runs;
+mod vmware;
+mod windows;
+mod xen;
 mod zstd;
 
 use super::Wrapping;
 
 /// All of them, in the order in which they are tried. A format whose mark is weaker (a few bytes, or the name of the
 /// file) stands behind those with a stronger one.
-pub static ALL: &[&Wrapping] = &[&zstd::ZSTD];
+pub static ALL: &[&Wrapping] = &[
+    &zstd::ZSTD,
+    &lime::LIME,
+    &avml::AVML,
+    &xen::XEN,
+    &elf::ELF,
+    &kdump::FLATTENED,
+    &kdump::KDUMP,
+    &qemu::MIGRATION,
+    &qemu::LIBVIRT,
+    &windows::CRASH,
+    &windows::HIBERNATION,
+    &vmware::VMWARE,
+];
