@@ -12,5 +12,14 @@
 )]
 
 mod damaged;
+mod elf;
+mod kdump;
 mod kit;
+mod lime_avml;
+mod memory;
+mod memory_damage;
+mod qemu_stream;
+mod vmware;
+mod windows;
+mod xen;
 mod zstd;

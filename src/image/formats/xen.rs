@@ -63,8 +63,8 @@ fn open(below: &Below) -> Opening {
     let sections = sections(file)?;
     let mut layer = Layer::new("xen-core", Content::Memory);
     let note = want(&sections, b".note.Xen")?;
-    let bytes = notes::read(file, "Xen core notes", note.at, note.len)?;
-    let counts = tell(&notes::notes("Xen core notes", note.at, &bytes)?, note.at, &mut layer)?;
+    let bytes = notes::read(file, "Xen core note section", note.at, note.len)?;
+    let counts = tell(&notes::notes("Xen core note section", note.at, &bytes)?, note.at, &mut layer)?;
     let pages = want(&sections, b".xen_pages")?;
     measure(pages, counts.pages, counts.page)?;
     let (table, entry) = match sections.iter().find(|section| section.name == b".xen_p2m") {
@@ -91,7 +91,7 @@ fn want<'a>(sections: &'a [Section], name: &[u8]) -> Result<&'a Section, ReadErr
     sections.iter().find(|section| section.name == name).ok_or_else(|| {
         let names: Vec<_> = sections.iter().map(|section| String::from_utf8_lossy(&section.name)).collect();
         ReadError::corrupt(
-            "Xen core sections",
+            "Xen core section list",
             64,
             format!("a section {}", String::from_utf8_lossy(name)),
             names.join(" "),
@@ -110,7 +110,7 @@ fn measure(section: &Section, count: u64, entry: u64) -> Result<(), ReadError> {
 }
 
 fn sections(file: &dyn ReadAt) -> Result<Vec<Section>, ReadError> {
-    const WHAT: &str = "Xen core section headers";
+    const WHAT: &str = "Xen core section header table";
     let head = read_structure(file, "ELF header", 0, 64)?;
     let fields = Fields::new("ELF header", 0, &head);
     let (shoff, entry, count, names) = (fields.u64(40)?, fields.u16(58)?, fields.u16(60)?, fields.u16(62)?);
@@ -129,7 +129,7 @@ fn sections(file: &dyn ReadAt) -> Result<Vec<Section>, ReadError> {
         let expected = format_args!("the sections' names inside the {:#x} bytes of the file", file.len());
         return Err(ReadError::corrupt(WHAT, header + 24, expected, format_args!("{len:#x} bytes at {at:#x}")));
     }
-    let text = read_structure(file, "Xen core section names", at, usize::try_from(len).unwrap_or(0))?;
+    let text = read_structure(file, "Xen core section name table", at, usize::try_from(len).unwrap_or(0))?;
     let mut sections = Vec::new();
     for index in 0..usize::from(count) {
         let (name, kind, at, len, header) = part(index)?;
@@ -173,7 +173,8 @@ fn tell(notes: &[notes::Note<'_>], at: u64, layer: &mut Layer) -> Result<Counts,
             _ => {}
         }
     }
-    let counts = counts.ok_or_else(|| ReadError::corrupt("Xen core notes", at, "the note with the counts", "none"))?;
+    let counts =
+        counts.ok_or_else(|| ReadError::corrupt("Xen core note section", at, "the note with the counts", "none"))?;
     layer.fact("magic", format!("{:#x}", counts.magic)).fact("CPUs", counts.vcpus).fact("pages", counts.pages);
     Ok(counts)
 }

@@ -59,8 +59,8 @@ fn open(below: &Below) -> Opening {
     layer.fact("segments", segments.iter().filter(|segment| segment.kind == PT_LOAD).count());
     let mut cpus = Vec::new();
     for segment in segments.iter().filter(|segment| segment.kind == PT_NOTE) {
-        let bytes = notes::read(file, "ELF notes", segment.from, segment.stored)?;
-        cpus.extend(notes::tell(&notes::notes("ELF notes", segment.from, &bytes)?, &mut layer)?);
+        let bytes = notes::read(file, "ELF note section", segment.from, segment.stored)?;
+        cpus.extend(notes::tell(&notes::notes("ELF note section", segment.from, &bytes)?, &mut layer)?);
     }
     let loads: Vec<Segment> =
         segments.into_iter().filter(|segment| segment.kind == PT_LOAD && segment.len > 0).collect();
@@ -121,7 +121,7 @@ fn many(file: &dyn ReadAt, shoff: u64, wide: bool) -> Result<u64, ReadError> {
 }
 
 fn segments(file: &dyn ReadAt, header: &Header) -> Result<Vec<Segment>, ReadError> {
-    const WHAT: &str = "ELF program headers";
+    const WHAT: &str = "ELF program header table";
     let entry = if header.wide { 56 } else { 32 };
     let len = header.phnum.saturating_mul(entry);
     if header.phoff.checked_add(len).is_none_or(|end| end > file.len()) {

@@ -69,7 +69,7 @@ fn open(below: &Below) -> Opening {
     if half.saturating_mul(8) < header.frames {
         let found = format_args!("two of {half:#x} bytes");
         let expected = format_args!("bitmaps for {} page frames", header.frames);
-        return Err(ReadError::corrupt("kdump bitmaps", header.bitmaps, expected, found));
+        return Err(ReadError::corrupt("kdump bitmap", header.bitmaps, expected, found));
     }
     let table = Table {
         memory: header.bitmaps,
@@ -96,8 +96,8 @@ fn tell(file: &dyn ReadAt, header: &Header, layer: &mut Layer) -> Result<Vec<cra
     let mut cpus = Vec::new();
     let (at, len) = header.notes;
     if len > 0 {
-        let bytes = notes::read(file, "kdump notes", at, len)?;
-        cpus = notes::tell(&notes::notes("kdump notes", at, &bytes)?, layer)?;
+        let bytes = notes::read(file, "kdump note section", at, len)?;
+        cpus = notes::tell(&notes::notes("kdump note section", at, &bytes)?, layer)?;
     }
     let (at, len) = header.vmcoreinfo;
     if len > VMCOREINFO {

@@ -91,7 +91,7 @@ impl Pages {
         if end > this.file.len() {
             let expected = format!("descriptors of {} pages", this.count);
             let found = format!("the end of the file at {:#x}", this.file.len());
-            return Err(ReadError::corrupt("kdump page descriptors", table.descriptors, expected, found));
+            return Err(ReadError::corrupt("kdump page descriptor table", table.descriptors, expected, found));
         }
         let tail = this.count.min(TOGETHER);
         let past = this.descriptors(this.count - tail, tail)?.iter().any(|page| this.lacks(page));
@@ -131,8 +131,10 @@ impl Pages {
         })
     }
 
+    /// It was never written: a descriptor that makes no sense is damage instead.
     fn lacks(&self, page: &Descriptor) -> bool {
-        page.from == 0 || page.from.checked_add(page.len.into()).is_none_or(|end| end > self.file.len())
+        let sound = u64::from(page.len) <= self.table.block;
+        page.from == 0 || sound && page.from.checked_add(page.len.into()).is_none_or(|end| end > self.file.len())
     }
 
     /// `len` descriptors from the one numbered `from`.
@@ -219,7 +221,12 @@ impl Pages {
             }
             number += pages.len() as u64;
             if pages.is_empty() {
-                return Err(ReadError::corrupt("kdump page descriptors", self.table.descriptors, "one more", "none"));
+                return Err(ReadError::corrupt(
+                    "kdump page descriptor table",
+                    self.table.descriptors,
+                    "one more",
+                    "none",
+                ));
             }
         }
         Ok(())

@@ -82,7 +82,7 @@ fn inside(stream: &Stream, runs: &[Run], end: u64) -> Result<(), ReadError> {
         Some(run) => {
             let expected = format_args!("pages inside the {end:#x} bytes of the file");
             let found = format_args!("{:#x} bytes for address {:#x}", run.len, run.at);
-            Err(ReadError::corrupt("mapped-ram pages", run.from.unwrap_or(0), expected, found))
+            Err(ReadError::corrupt("mapped-ram page area", run.from.unwrap_or(0), expected, found))
         }
         None => Ok(()),
     }

@@ -79,7 +79,7 @@ pub(super) fn groups(file: &dyn ReadAt) -> Result<Vec<Group>, ReadError> {
     if count == 0 || count > GROUPS {
         return Err(fields.corrupt(8, format_args!("1 to {GROUPS} groups"), count));
     }
-    let bytes = read_structure(file, "vmsn groups", 12, usize::try_from(count).unwrap_or(0) * 80)?;
+    let bytes = read_structure(file, "vmsn group table", 12, usize::try_from(count).unwrap_or(0) * 80)?;
     let mut groups = Vec::new();
     for (index, part) in bytes.chunks_exact(80).enumerate() {
         let fields = Fields::new("vmsn group", 12 + index as u64 * 80, part);
