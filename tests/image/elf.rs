@@ -58,7 +58,9 @@ fn core(loads: &[Load], notes: &[u8], many: bool) -> Vec<u8> {
     memory::put(&mut section, 44, &u32::try_from(count).unwrap().to_le_bytes());
     file.extend_from_slice(&section);
     file.extend_from_slice(notes);
-    loads.iter().for_each(|load| file.extend_from_slice(&load.bytes));
+    for load in loads {
+        file.extend_from_slice(&load.bytes);
+    }
     file
 }
 

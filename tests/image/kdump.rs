@@ -33,8 +33,9 @@ fn frames() -> Vec<Frame> {
 /// LZO1X: one run of literals and the end mark.
 fn lzo(page: &[u8]) -> Vec<u8> {
     let rest = page.len() - 18;
-    let mut packed = vec![0; 1 + rest / 255 - usize::from(rest % 255 == 0)];
-    packed.push(u8::try_from(if rest % 255 == 0 { 255 } else { rest % 255 }).unwrap());
+    // The length above 18: a zero byte for each 255, and what is left, which is never zero.
+    let mut packed = vec![0; 1 + (rest - 1) / 255];
+    packed.push(u8::try_from((rest - 1) % 255 + 1).unwrap());
     packed.extend_from_slice(page);
     packed.extend_from_slice(&[0x11, 0, 0]);
     packed
@@ -82,19 +83,14 @@ fn kdump(frames: &[Frame]) -> Vec<u8> {
     let (mut from, mut data, mut zero) = (file.len() + 24 * pages.len(), Vec::new(), None);
     for (number, page) in pages.iter().enumerate() {
         let is_zero = page.iter().all(|&byte| byte == 0);
-        let (flag, at, len) = match zero.filter(|_| is_zero) {
-            Some(shared) => shared,
-            None => {
-                let (flag, packed) = pack(page, number % 5);
-                let placed = (flag, from as u64, u32::try_from(packed.len()).unwrap());
-                from += packed.len();
-                data.extend_from_slice(&packed);
-                if is_zero {
-                    zero = Some(placed);
-                }
-                placed
-            }
-        };
+        let (flag, at, len) = zero.filter(|_| is_zero).unwrap_or_else(|| {
+            let (flag, packed) = pack(page, number % 5);
+            let placed = (flag, from as u64, u32::try_from(packed.len()).unwrap());
+            from += packed.len();
+            data.extend_from_slice(&packed);
+            placed
+        });
+        zero = if is_zero { Some((flag, at, len)) } else { zero };
         file.extend_from_slice(&at.to_le_bytes());
         file.extend_from_slice(&len.to_le_bytes());
         file.extend_from_slice(&flag.to_le_bytes());

@@ -9,13 +9,13 @@ use crate::memory::{self, PAGE, put, with};
 pub(crate) fn lime(ranges: &[(u64, Vec<u8>)]) -> Vec<u8> {
     let mut file = Vec::new();
     for (at, bytes) in ranges {
-        file.extend_from_slice(&header(b"EMiL", 1, *at, bytes.len()));
+        file.extend_from_slice(&header(*b"EMiL", 1, *at, bytes.len()));
         file.extend_from_slice(bytes);
     }
     file
 }
 
-fn header(magic: &[u8; 4], version: u32, at: u64, len: usize) -> Vec<u8> {
+fn header(magic: [u8; 4], version: u32, at: u64, len: usize) -> Vec<u8> {
     let mut header = magic.to_vec();
     header.extend_from_slice(&version.to_le_bytes());
     header.extend_from_slice(&memory::le(&[at, at + len as u64 - 1, 0]));
@@ -26,7 +26,7 @@ fn header(magic: &[u8; 4], version: u32, at: u64, len: usize) -> Vec<u8> {
 pub(crate) fn avml(ranges: &[(u64, Vec<u8>)]) -> Vec<u8> {
     let mut file = Vec::new();
     for (at, bytes) in ranges {
-        file.extend_from_slice(&header(b"AVML", 2, *at, bytes.len()));
+        file.extend_from_slice(&header(*b"AVML", 2, *at, bytes.len()));
         let begin = file.len();
         let mut encoder = snap::write::FrameEncoder::new(&mut file);
         bytes.chunks(PAGE).for_each(|page| encoder.write_all(page).unwrap());

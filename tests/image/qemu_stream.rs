@@ -16,7 +16,9 @@ fn begin(machine: &str, capabilities: &[&str]) -> Vec<u8> {
         stream.extend_from_slice(&name("configuration/capabilities"));
         stream.extend_from_slice(&1_u32.to_be_bytes());
         stream.extend_from_slice(&u32::try_from(capabilities.len()).unwrap().to_be_bytes());
-        capabilities.iter().for_each(|capability| stream.extend_from_slice(&name(capability)));
+        for capability in capabilities {
+            stream.extend_from_slice(&name(capability));
+        }
     }
     // The section of RAM begins: number 2, instance 0, version 4.
     stream.extend_from_slice(b"\x01\0\0\0\x02\x03ram\0\0\0\0\0\0\0\x04");
@@ -44,13 +46,13 @@ fn stream(machine: &str, block: &str, len: u64, pages: &[(u64, Option<Vec<u8>>)]
     stream
 }
 
-fn page(seed: u8) -> Option<Vec<u8>> {
-    Some(vec![seed; PAGE])
+fn page(seed: u8) -> Vec<u8> {
+    vec![seed; PAGE]
 }
 
 /// Damaged files, for the folder of damaged samples.
 pub(crate) fn damaged() -> Vec<(&'static str, &'static str, Vec<u8>)> {
-    let good = stream("pc-q35-10.0", "pc.ram", 0x3000, &[(0, page(1)), (0x1000, None), (0x2000, page(3))]);
+    let good = stream("pc-q35-10.0", "pc.ram", 0x3000, &[(0, Some(page(1))), (0x1000, None), (0x2000, Some(page(3)))]);
     let first = 9 + 4 + 11 + 20;
     let (block, record) = (first + 8, first + 8 + 7 + 8 + 8 + 10);
     let mut mapped = begin("pc-q35-10.0", &["mapped-ram"]);
@@ -102,7 +104,14 @@ pub(crate) fn damaged() -> Vec<(&'static str, &'static str, Vec<u8>)> {
 
 #[test]
 fn the_last_copy_of_a_page_wins_and_what_was_not_sent_is_told() {
-    let pages = [(0, page(1)), (0x1000, page(2)), (0x2000, None), (0x1000, page(9)), (0x2000, page(8)), (0, None)];
+    let pages = [
+        (0, Some(page(1))),
+        (0x1000, Some(page(2))),
+        (0x2000, None),
+        (0x1000, Some(page(9))),
+        (0x2000, Some(page(8))),
+        (0, None),
+    ];
     let (_folder, path) = memory::file("vm.state", &stream("pc-q35-10.0", "/objects/pc.ram", 0x4000, &pages));
     let image = memory::open(&path, "qemu-migration");
     let want = [vec![0; PAGE], vec![9; PAGE], vec![8; PAGE]].concat();
@@ -123,7 +132,7 @@ fn the_last_copy_of_a_page_wins_and_what_was_not_sent_is_told() {
 
 #[test]
 fn an_unknown_machine_is_said_to_be_assumed() {
-    let (_folder, path) = memory::file("vm.state", &stream("raspi4b", "ram", 0x1000, &[(0, page(1))]));
+    let (_folder, path) = memory::file("vm.state", &stream("raspi4b", "ram", 0x1000, &[(0, Some(page(1)))]));
     let image = memory::open(&path, "qemu-migration");
     assert_eq!(image.layers()[0].odd.iter().filter(|odd| odd.contains("assumed")).count(), 2);
 }

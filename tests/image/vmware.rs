@@ -5,21 +5,29 @@ use std::fs;
 use crate::kit;
 use crate::memory::{self, PAGE, put, with};
 
+fn word(name: &str, index: &[u32], value: u16) -> u16 {
+    u16::try_from(name.len() << 8 | index.len() << 6).unwrap() | value
+}
+
 fn tag(name: &str, index: &[u32], value: &[u8]) -> Vec<u8> {
-    let word = (name.len() << 8 | index.len() << 6 | value.len()) as u16;
+    let word = word(name, index, u16::try_from(value.len()).unwrap());
     let mut tag = word.to_le_bytes().to_vec();
     tag.extend_from_slice(name.as_bytes());
-    index.iter().for_each(|index| tag.extend_from_slice(&index.to_le_bytes()));
+    for index in index {
+        tag.extend_from_slice(&index.to_le_bytes());
+    }
     tag.extend_from_slice(value);
     tag
 }
 
 /// A block whose content begins at a multiple of 64 when the tag stands at `at`.
 fn block(name: &str, index: &[u32], at: usize, value: &[u8], kind: u16) -> Vec<u8> {
-    let word = (name.len() << 8 | index.len() << 6) as u16 | kind;
+    let word = word(name, index, kind);
     let mut tag = word.to_le_bytes().to_vec();
     tag.extend_from_slice(name.as_bytes());
-    index.iter().for_each(|index| tag.extend_from_slice(&index.to_le_bytes()));
+    for index in index {
+        tag.extend_from_slice(&index.to_le_bytes());
+    }
     tag.extend_from_slice(&memory::le(&[value.len() as u64, value.len() as u64]));
     let end = at + tag.len() + 2;
     let pad = end.next_multiple_of(64) - end;

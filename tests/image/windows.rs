@@ -26,7 +26,9 @@ fn header(kind: u32, ranges: &[(u64, Vec<u8>)]) -> Vec<u8> {
 /// A complete dump.
 fn complete(ranges: &[(u64, Vec<u8>)]) -> Vec<u8> {
     let mut file = header(1, ranges);
-    ranges.iter().for_each(|(_, bytes)| file.extend_from_slice(bytes));
+    for (_, bytes) in ranges {
+        file.extend_from_slice(bytes);
+    }
     file
 }
 
@@ -50,7 +52,9 @@ fn bitmap(kind: u32, ranges: &[(u64, Vec<u8>)], kept: &[(u64, Vec<u8>)]) -> Vec<
     file.extend_from_slice(&summary);
     file.extend_from_slice(&bits);
     file.resize(first, 0);
-    kept.iter().for_each(|(_, bytes)| file.extend_from_slice(bytes));
+    for (_, bytes) in kept {
+        file.extend_from_slice(bytes);
+    }
     file
 }
 

@@ -50,7 +50,7 @@ impl Frame {
 struct Frames {
     below: Arc<dyn ReadAt>,
     /// Ascending and apart.
-    frames: Vec<Frame>,
+    all: Vec<Frame>,
     len: u64,
     cache: Cache,
 }
@@ -81,7 +81,7 @@ fn open(below: &Below) -> Opening {
     let mut layer = Layer::new("avml", Content::Memory);
     layer.fact("version", 2).fact("ranges", ranges).fact("compression", "snappy").fact("frames", frames.len());
     let cache = Cache::new(CACHE);
-    Ok(Opened::new(Arc::new(Frames { below: Arc::clone(&below.bytes), frames, len, cache }), layer))
+    Ok(Opened::new(Arc::new(Frames { below: Arc::clone(&below.bytes), all: frames, len, cache }), layer))
 }
 
 /// Finds the frames of one range; answers where the next header is.
@@ -153,8 +153,8 @@ impl Frames {
 
     /// The frame that holds `at`, or where the next begins.
     fn find(&self, at: u64) -> (usize, Result<Frame, u64>) {
-        let index = self.frames.partition_point(|frame| frame.end() <= at);
-        match self.frames.get(index) {
+        let index = self.all.partition_point(|frame| frame.end() <= at);
+        match self.all.get(index) {
             Some(frame) if frame.at <= at => (index, Ok(*frame)),
             Some(frame) => (index, Err(frame.at)),
             None => (index, Err(self.len)),
@@ -197,11 +197,11 @@ impl ReadAt for Frames {
             Ok(frame) => frame,
             Err(next) => return Ok(Extent { at, len: next - at, kind: Kind::Gap(Why::NotRam) }),
         };
-        let following = self.frames.get(index + 1..).unwrap_or_default();
-        let end = following.iter().take(STEP).try_fold(frame.end(), |end, next| match next.at == end {
-            true => Ok(next.end()),
-            false => Err(end),
-        });
+        let following = self.all.get(index + 1..).unwrap_or_default();
+        let end = following
+            .iter()
+            .take(STEP)
+            .try_fold(frame.end(), |end, next| if next.at == end { Ok(next.end()) } else { Err(end) });
         let end = end.unwrap_or_else(|end| end);
         Ok(Extent { at, len: end - at, kind: Kind::Data })
     }

@@ -53,13 +53,11 @@ pub(super) fn header(
         return Err(fields.corrupt(4, format_args!("version {version}"), fields.u32(4)?));
     }
     let (first, last) = (fields.u64(8)?, fields.u64(16)?);
-    match last.checked_sub(first).and_then(|len| len.checked_add(1)) {
-        Some(len) => Ok(Range { at: first, len }),
-        None => {
-            let expected = format_args!("a last address not below the first, {first:#x}");
-            Err(fields.corrupt(16, expected, format_args!("{last:#x}")))
-        }
-    }
+    let Some(len) = last.checked_sub(first).and_then(|len| len.checked_add(1)) else {
+        let expected = format_args!("a last address not below the first, {first:#x}");
+        return Err(fields.corrupt(16, expected, format_args!("{last:#x}")));
+    };
+    Ok(Range { at: first, len })
 }
 
 fn open(below: &Below) -> Opening {

@@ -66,7 +66,7 @@ impl Run {
             (Some(from), Some(then)) if self.unit == next.unit => {
                 // A single page has no stride yet: it gets that of its successor.
                 let stride = if self.len == self.unit && self.unit > 1 { then.wrapping_sub(from) } else { self.stride };
-                let fits = stride >= self.unit && self.len % self.unit == 0;
+                let fits = stride >= self.unit && self.len.is_multiple_of(self.unit);
                 let alone = next.len == next.unit || next.stride == stride;
                 let follows = from.checked_add((self.len / self.unit).saturating_mul(stride)) == Some(then);
                 let joined = fits && alone && follows && stride < self.unit + 4096;
@@ -148,7 +148,7 @@ impl Writer {
 /// Runs that can be read.
 pub(super) struct Runs {
     below: Arc<dyn ReadAt>,
-    runs: Vec<Run>,
+    all: Vec<Run>,
     between: Kind,
     len: u64,
 }
@@ -157,12 +157,12 @@ impl Runs {
     /// `runs` ascending, apart, and inside `below`; `between` them is this.
     pub(super) fn new(below: Arc<dyn ReadAt>, runs: Vec<Run>, between: Kind) -> Self {
         let len = runs.last().map_or(0, Run::end);
-        Self { below, runs, between, len }
+        Self { below, all: runs, between, len }
     }
 
     fn find(&self, at: u64) -> Result<Run, u64> {
-        let next = self.runs.partition_point(|run| run.end() <= at);
-        match self.runs.get(next) {
+        let next = self.all.partition_point(|run| run.end() <= at);
+        match self.all.get(next) {
             Some(run) if run.at <= at => Ok(*run),
             Some(run) => Err(run.at),
             None => Err(self.len),

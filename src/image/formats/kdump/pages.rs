@@ -123,7 +123,7 @@ impl Pages {
             let len = usize::try_from(bits.div_ceil(8)).unwrap_or(0);
             let mut bytes = read_vec(self.file.as_ref(), bitmap + part * PART, len)?;
             if let Some(last) = bytes.last_mut()
-                && bits % 8 != 0
+                && !bits.is_multiple_of(8)
             {
                 *last &= (1 << (bits % 8)) - 1;
             }
@@ -167,7 +167,7 @@ impl Pages {
         Ok((kind, len as u64, base + before + in_byte))
     }
 
-    fn corrupt(&self, page: &Descriptor, expected: &str) -> ReadError {
+    fn corrupt(page: &Descriptor, expected: &str) -> ReadError {
         let found = format!("{:#x} bytes at {:#x}, flags {:#x}", page.len, page.from, page.flags);
         ReadError::corrupt("kdump page descriptor", page.at, expected, found)
     }
@@ -177,11 +177,11 @@ impl Pages {
         let block = into.len();
         let len = usize::try_from(page.len).unwrap_or(usize::MAX);
         if self.lacks(page) {
-            return Err(self.corrupt(page, "a page inside the file"));
+            return Err(Self::corrupt(page, "a page inside the file"));
         }
         let packing = page.flags & (ZLIB | LZO | SNAPPY | ZSTD);
         if len == 0 || len > block || (packing == 0 && len != block) {
-            return Err(self.corrupt(page, "a page, or less if it is compressed"));
+            return Err(Self::corrupt(page, "a page, or less if it is compressed"));
         }
         if packing == 0 {
             return self.file.read_at(page.from, into);
@@ -192,7 +192,7 @@ impl Pages {
             LZO => lzokay::decompress::decompress(&packed, into).map_err(|error| format!("{error:?}")),
             SNAPPY => snappy(&packed, into),
             ZSTD => zstd::bulk::decompress_to_buffer(&packed, into).map_err(|error| error.to_string()),
-            _ => return Err(self.corrupt(page, "one kind of compression")),
+            _ => return Err(Self::corrupt(page, "one kind of compression")),
         };
         let found = match done {
             Ok(done) if done == block => return Ok(()),

@@ -95,12 +95,12 @@ fn beside(below: &Below, told: &Told, mut layer: Layer) -> Opening {
     let Some(found) = place.beside(&name)? else {
         let others = place.list(LISTED)?.into_iter().filter(|other| ends_with(other, "vmem"));
         let others: Vec<_> = others.map(|other| other.to_string_lossy().into_owned()).collect();
-        let mut why = format!("it holds none, and there is no {} beside it: ", name.display());
-        if others.is_empty() {
-            why.push_str("copy that file from the VM's folder; a snapshot taken without memory has none");
+        let advice = if others.is_empty() {
+            "copy that file from the VM's folder; a snapshot taken without memory has none".to_owned()
         } else {
-            why.push_str(&format!("the folder has {}; rename it if it is the one", others.join(", ")));
-        }
+            format!("the folder has {}; rename it if it is the one", others.join(", "))
+        };
+        let why = format!("it holds none, and there is no {} beside it: {advice}", name.display());
         return Err(ReadError::unsupported("the memory of this .vmsn", why));
     };
     layer.files.push(("memory", name.to_string_lossy().into_owned()));
