@@ -262,6 +262,99 @@ fn mapped_ram(machine: &str, mib: u64, low_mib: u64) {
     agrees(&image, &truth, &vm, "libvirt sparse");
 }
 
+/// A kernel's core as `/proc/vmcore` shows it: makedumpfile wants its program headers behind the ELF header, VMCOREINFO, and
+/// the virtual addresses of the direct map, none of which QEMU's own dump has.
+fn vmcore(raw: &[u8], into: &Path) {
+    let texts = raw.windows(10).enumerate().filter(|(_, text)| text == b"OSRELEASE=").map(|(at, _)| at);
+    let text = |at: usize| &raw[at..at + raw[at..].iter().position(|&byte| byte == 0).unwrap()];
+    let info = texts.map(text).max_by_key(|text| text.len()).unwrap();
+    let mut note = Vec::new();
+    for word in [11, u32::try_from(info.len()).unwrap(), 0] {
+        note.extend_from_slice(&word.to_le_bytes());
+    }
+    note.extend_from_slice(b"VMCOREINFO\0\0");
+    note.extend_from_slice(info);
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x04\0\x3e\0\x01\0\0\0".to_vec();
+    let le = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    file.extend_from_slice(&le(&[0, 64, 0]));
+    file.extend_from_slice(&[0, 0, 0, 0, 64, 0, 56, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
+    let mut header = |kind: u64, from: u64, at: u64, len: usize| {
+        file.extend_from_slice(&le(&[kind, from, 0xffff_8880_0000_0000 + at, at, len as u64, len as u64, 4096]));
+    };
+    let low = 0xa_0000 - 0x1000;
+    header(4, 4096, 0, note.len());
+    header(1, 16384, 0x1000, low);
+    header(1, 16384 + low as u64, 0x10_0000, raw.len() - 0x10_0000);
+    file.resize(4096, 0);
+    file.extend_from_slice(&note);
+    file.resize(16384, 0);
+    file.extend_from_slice(&raw[0x1000..0xa_0000]);
+    file.extend_from_slice(&raw[0x10_0000..]);
+    fs::write(into, file).unwrap();
+}
+
+/// All that the image says it has is as in `raw`; answers how much that is, and how much it calls unreadable.
+fn is_part_of(image: &Image, raw: &[u8]) -> map::Totals {
+    let mut totals = map::Totals::default();
+    let mut buffer = vec![0; 1 << 20];
+    for extent in map::walk(image.bytes().as_ref(), 0..image.bytes().len()).map(Result::unwrap) {
+        totals.add(&extent);
+        let (mut at, end) = (extent.at, extent.end());
+        while at < end && !matches!(extent.kind, Kind::Gap(_)) {
+            let part = &mut buffer[..usize::try_from((end - at).min(1 << 20)).unwrap()];
+            image.bytes().read_at(at, part).unwrap_or_else(|error| panic!("{error}"));
+            let from = usize::try_from(at).unwrap();
+            assert!(part == &raw[from..from + part.len()], "the bytes at {at:#x} differ");
+            at += part.len() as u64;
+        }
+    }
+    totals
+}
+
+/// Debian's makedumpfile is built without Snappy and Zstandard and stores pages as they are if asked for those.
+#[test]
+fn what_makedumpfile_makes_of_a_guests_dump_is_read() {
+    let guest = common::guest::Guest::boot(&common::guest::Spec::new("linux-small")).unwrap();
+    let path = |name: &str| guest.folder().join(name);
+    let arguments = json!({ "val": 0, "size": 256 << 20, "filename": path("raw") });
+    guest.control().execute("stop", &json!({})).unwrap();
+    guest.control().execute("pmemsave", &arguments).unwrap();
+    guest.kill().unwrap();
+    let raw = fs::read(path("raw")).unwrap();
+    vmcore(&raw, &path("vmcore"));
+    let all = (256 << 20) - 0x6_1000;
+    let image = kit::open(&path("vmcore"));
+    assert_eq!(is_part_of(&image, &raw).data, all);
+    let release = image.layers()[0].facts.iter().find(|(name, _)| *name == "kernel release").unwrap();
+    assert!(release.1.starts_with("6.1."), "{release:?}");
+
+    for (options, wrappings, compression) in [
+        (&["-c", "-d", "0"][..], &["kdump"][..], "zlib"),
+        (&["-l", "-d", "0"], &["kdump"], "lzo"),
+        (&["-l", "-d", "31"], &["kdump"], "lzo"),
+        (&["-E", "-d", "31"], &["elf"], ""),
+        (&["-F", "-c", "-d", "1"], &["flattened", "kdump"], "zlib"),
+    ] {
+        let made = path("made");
+        let mut command = Command::new("makedumpfile");
+        command.args(options).arg(path("vmcore"));
+        if options[0] == "-F" {
+            command.stdout(fs::File::create(&made).unwrap());
+        } else {
+            command.arg("-f").arg(&made);
+        }
+        let done = command.stderr(Stdio::piped()).output().expect("scripts/install test");
+        assert!(done.status.success(), "{options:?}: {}", String::from_utf8_lossy(&done.stderr));
+        let image = kit::open(&made);
+        assert_eq!(kit::wrappings(&image), wrappings);
+        let layer = image.layers().last().unwrap();
+        assert!(compression.is_empty() || layer.facts.contains(&("compression", compression.to_owned())), "{layer:?}");
+        let totals = is_part_of(&image, &raw);
+        assert_eq!(totals.data + totals.unreadable, all, "{options:?}: {totals:?}");
+        assert_eq!(totals.unreadable > 0, options.last() == Some(&"31"), "{options:?}: {totals:?}");
+    }
+}
+
 #[test]
 fn each_form_of_a_pc_reads_alike() {
     every_form("pc", 3840, 3072);

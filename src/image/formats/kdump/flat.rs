@@ -15,7 +15,7 @@ use crate::image::{Below, Content, Kind, Layer, Opened, Opening, ReadError, Wrap
 pub(in super::super) static FLATTENED: Wrapping = Wrapping {
     name: "flattened",
     about: "makedumpfile's flattened form of another file",
-    tested_against: "QEMU 10.0 dump-guest-memory kdump-zlib; makedumpfile -F and -R",
+    tested_against: "QEMU 10.0 kdump-zlib; makedumpfile 1.7.2 -F, and -R as the other reader",
     probe,
     open,
 };
