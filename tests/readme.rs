@@ -90,7 +90,8 @@ fn every_command_it_shows_exists() {
         .collect();
     assert!(shown.len() > 5, "README.md shows no commands");
     for words in shown {
-        let two = words.first() == Some(&"case") || words.get(1).is_some_and(|verb| matches!(*verb, "map" | "hash" | "cat"));
+        let two =
+            words.first() == Some(&"case") || words.get(1).is_some_and(|verb| matches!(*verb, "map" | "hash" | "cat"));
         let verbs = if two { 2 } else { 1 };
         let help = Command::new(env!("CARGO_BIN_EXE_impound")).args(&words[..verbs]).arg("--help").output().unwrap();
         assert!(help.status.success(), "no such command: impound {}", words.join(" "));

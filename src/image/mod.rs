@@ -207,7 +207,11 @@ fn by_name(name: &str) -> Result<&'static Wrapping, ReadError> {
 
 fn raw(below: &Below) -> Layer {
     let len = below.bytes.len();
-    Layer { len, stored: len, ..Layer::new("raw", Content::Unknown) }
+    let mut layer = Layer { len, stored: len, ..Layer::new("raw", Content::Unknown) };
+    if len == 0 {
+        layer.odd("it is empty: a dump that failed may leave such a file behind (xl dump-core does)");
+    }
+    layer
 }
 
 /// Bytes as lower-case hex.

@@ -12,9 +12,18 @@
 )]
 
 mod damaged;
+mod elf;
 mod ewf;
 mod exhibit;
 mod export;
+mod kdump;
 mod kit;
+mod lime_avml;
+mod memory;
+mod memory_damage;
+mod qemu_stream;
 mod vhdx;
+mod vmware;
+mod windows;
+mod xen;
 mod zstd;

@@ -1,12 +1,39 @@
 //! The wrappings: one file each, and its row in [`ALL`].
 
+mod avml;
+mod elf;
 mod ewf;
+mod kdump;
+mod lacking;
+mod lime;
+mod notes;
+mod qemu;
+mod runs;
 mod split;
 mod vhdx;
+mod vmware;
+mod windows;
+mod xen;
 mod zstd;
 
 use super::Wrapping;
 
 /// All of them, in the order in which they are tried: parts of a file first, since only together they are anything; a
 /// format whose mark is weaker (a few bytes, or the name of the file) behind those with a stronger one.
-pub static ALL: &[&Wrapping] = &[&split::SPLIT, &zstd::ZSTD, &ewf::EWF, &vhdx::VHDX];
+pub static ALL: &[&Wrapping] = &[
+    &split::SPLIT,
+    &zstd::ZSTD,
+    &ewf::EWF,
+    &vhdx::VHDX,
+    &lime::LIME,
+    &avml::AVML,
+    &xen::XEN,
+    &elf::ELF,
+    &kdump::FLATTENED,
+    &kdump::KDUMP,
+    &qemu::MIGRATION,
+    &qemu::LIBVIRT,
+    &windows::CRASH,
+    &windows::HIBERNATION,
+    &vmware::VMWARE,
+];
