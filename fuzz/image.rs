@@ -7,7 +7,7 @@ use impound::image::{Below, InMemory, Kind, Options, map, open_below};
 /// Opens `bytes` as `wrapping`, walks the map, reads up to 1 MiB of what it says is there.
 pub fn explore(wrapping: &str, bytes: &[u8]) {
     let options = Options { wrapping: Some(wrapping.to_owned()), ..Options::default() };
-    let below = Below { bytes: Arc::new(InMemory(bytes.to_vec())), place: None, options };
+    let below = Below::bytes(Arc::new(InMemory(bytes.to_vec())), options);
     let Ok(image) = open_below(below) else { return };
     let bytes = image.bytes();
     let mut left = 1_u64 << 20;

@@ -5,9 +5,9 @@ use impound_backends::Piece;
 use impound_backends::wire::nbd::{Client, Take};
 use libfuzzer_sys::fuzz_target;
 
-struct Some(u64);
+struct Few(u64);
 
-impl Take for Some {
+impl Take for Few {
     async fn take(&mut self, _: Piece) -> bool {
         self.0 -= 1;
         self.0 > 0
@@ -19,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
     runtime.block_on(async {
         let stream = tokio::io::join(bytes, tokio::io::sink());
         if let Ok(mut client) = Client::open(stream, "disk").await {
-            let _ = client.read_all(&mut Some(1000)).await;
+            let _ = client.read_all(&mut Few(1000)).await;
         }
     });
 });

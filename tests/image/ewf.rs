@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use impound::image::{Image, Kind, Options, ReadError, map};
+use impound::image::{self, Image, Kind, Options, ReadError, map};
+use impound::progress::Silent;
 
 use crate::kit;
 
@@ -125,4 +126,99 @@ fn every_damaged_byte_of_a_chunk_or_a_table_is_found() {
         assert!(refused > 100, "{compression}: only {refused}");
         fs::remove_file(&path).unwrap();
     }
+}
+
+/// One section of version 2: its data, then the descriptor that points back at the section before.
+fn section(out: &mut Vec<u8>, kind: u32, data: &[u8], last: &mut u64) {
+    out.extend_from_slice(data);
+    let padding = (16 - out.len() % 16) % 16;
+    out.resize(out.len() + padding, 0);
+    let at = out.len();
+    let mut descriptor = kind.to_le_bytes().to_vec();
+    descriptor.extend([0; 4]);
+    descriptor.extend(last.to_le_bytes());
+    descriptor.extend(((data.len() + padding) as u64).to_le_bytes());
+    descriptor.extend(64_u32.to_le_bytes());
+    descriptor.extend(u32::try_from(padding).unwrap().to_le_bytes());
+    descriptor.resize(60, 0);
+    let sum = adler(&descriptor);
+    descriptor.extend(sum.to_le_bytes());
+    out.extend(descriptor);
+    *last = at as u64;
+}
+
+fn deflated(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn utf16(text: &str) -> Vec<u8> {
+    [0xff, 0xfe].into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect()
+}
+
+/// An Ex01 of `bytes`, which no tool here writes: chunks deflated, plain with a checksum, and of a pattern.
+fn ex01(bytes: &[u8]) -> Vec<u8> {
+    let sectors = bytes.len() / 512;
+    let mut out = b"EVF2\x0d\x0a\x81\x00\x02\x01\x01\x00\x01\x00\x00\x00".to_vec();
+    out.extend([7; 16]);
+    let mut last = 0;
+    let device = format!("2\nmain\nts\tbp\n{sectors}\t512\n\n");
+    section(&mut out, 1, &deflated(&utf16(&device)), &mut last);
+    section(&mut out, 2, &deflated(&utf16("1\nmain\ncn\ten\tex\tsb\n2026-17\t3\tAda\t64\n\n")), &mut last);
+    let (mut data, mut table) = (Vec::new(), Vec::new());
+    let base = out.len() as u64;
+    for (number, chunk) in bytes.chunks(32 << 10).enumerate() {
+        let at = base + data.len() as u64;
+        let (offset, len, flags) = if chunk.iter().all(|byte| *byte == 0) {
+            (0, 0, 4_u32)
+        } else if number % 2 == 0 {
+            let packed = deflated(chunk);
+            data.extend_from_slice(&packed);
+            (at, packed.len(), 1)
+        } else {
+            data.extend_from_slice(chunk);
+            data.extend(adler(chunk).to_le_bytes());
+            (at, chunk.len() + 4, 2)
+        };
+        table.extend(u64::to_le_bytes(offset));
+        table.extend(u32::try_from(len).unwrap().to_le_bytes());
+        table.extend(flags.to_le_bytes());
+    }
+    section(&mut out, 3, &data, &mut last);
+    let mut head = 0_u64.to_le_bytes().to_vec();
+    head.extend(u32::try_from(table.len() / 16).unwrap().to_le_bytes());
+    head.extend([0; 4]);
+    let sum = adler(&head);
+    head.extend(sum.to_le_bytes());
+    head.resize(32, 0);
+    let sum = adler(&table);
+    head.extend(table);
+    head.extend(sum.to_le_bytes());
+    head.resize(head.len() + 12, 0);
+    section(&mut out, 4, &head, &mut last);
+    let mut md5 = <md5::Md5 as md5::Digest>::digest(bytes).to_vec();
+    let sum = adler(&md5);
+    md5.extend(sum.to_le_bytes());
+    section(&mut out, 8, &md5, &mut last);
+    section(&mut out, 15, &[], &mut last);
+    out
+}
+
+#[test]
+fn an_ex01_is_read_with_its_digest() {
+    let folder = tempfile::tempdir().unwrap();
+    let want = kit::content((1 << 20) + 1024);
+    let path = folder.path().join("disk.Ex01");
+    fs::write(&path, ex01(&want)).unwrap();
+    let image = kit::open(&path);
+    assert_eq!(kit::wrappings(&image), ["ewf"]);
+    kit::holds(&image, &want);
+    assert_eq!(fact(&image, "case number"), "2026-17");
+    let digests = image::digest::of_content(image.bytes().as_ref(), want.len() as u64, &["md5"], &Silent).unwrap();
+    assert_eq!(image.layers()[0].digests, digests);
+    let len = usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
+    let refused = kit::survives(&path, (0..32).chain((len - 700..len).step_by(7)).chain((200..len).step_by(len / 20)));
+    assert!(refused > 150, "only {refused}");
 }

@@ -178,3 +178,72 @@ fn a_differencing_disk_takes_from_its_parent_what_it_has_not() {
     fs::rename(&child, folder.path().join("base.vhdx")).unwrap();
     assert!(refused(&folder.path().join("base.vhdx")).contains("leads back to itself"));
 }
+
+/// Puts the CRC-32C of a structure right again.
+fn sign(bytes: &mut [u8], at: usize, len: usize) {
+    bytes[at + 4..at + 8].fill(0);
+    let sum = crc32c::crc32c(&bytes[at..at + len]);
+    bytes[at + 4..at + 8].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Damage that bears a right checksum: where, what is written there, and what the error says.
+#[test]
+fn damage_behind_a_right_checksum_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = made(folder.path(), "disk.vhdx", &kit::content(3 * MIB), "dynamic");
+    let good = fs::read(&path).unwrap();
+    let (header, region) = ([64 << 10, 128 << 10], [192 << 10, 256 << 10]);
+    let metadata = find(&good, b"metadata");
+    let item = |id: &[u8]| {
+        let entry = find(&good[metadata..], id) + metadata;
+        metadata + usize::try_from(u32::from_le_bytes(good[entry + 16..entry + 20].try_into().unwrap())).unwrap()
+    };
+    let (parameters, bat) = (item(&PARAMETERS), u64_at(&good, find(&good, &BAT) + 16));
+    let size = item(&[0x24, 0x42, 0xa5, 0x2f, 0x1b, 0xcd, 0x76, 0x48, 0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4, 0xb8]);
+    let sector =
+        item(&[0x1d, 0xbf, 0x41, 0x81, 0x6f, 0xa9, 0x09, 0x47, 0xba, 0x47, 0xf2, 0x33, 0xa8, 0xfa, 0xab, 0x5f]);
+    let far = (1_u64 << 50).to_le_bytes();
+    let foreign = [&[0x11; 16][..], &good[(192 << 10) + 32..(192 << 10) + 44], &[1]].concat();
+    let table: &[(&str, &[usize], usize, &[u8], &str)] = &[
+        ("version 9", &header, 66, &[9, 0], "VHDX version 9"),
+        (
+            "a log outside",
+            &header,
+            48,
+            &[&[7; 16][..], &[0, 0, 1, 0], &[0xff; 4], &[0; 8]].concat(),
+            "expected a log inside",
+        ),
+        ("many regions", &region, 8, &[0xff; 4], "at most 2047 entries"),
+        ("a region outside", &region, 16 + 16, &far, "expected a region behind the first MiB"),
+        ("no region", &region, 8, &[0; 4], "a block allocation table and a metadata region"),
+        ("a region that must be known", &region, 16, &foreign, "it requires the region"),
+        ("no metadata", &[], metadata, b"METADATA", "expected `metadata`"),
+        ("many items", &[], metadata + 10, &[0xff; 2], "at most 2047 entries"),
+        ("an item outside", &[], metadata + 32 + 16, &[0xff; 4], "inside the region"),
+        ("blocks of 3 MiB", &[], parameters, &(3_u32 << 20).to_le_bytes(), "a power of two"),
+        ("no parent", &[], parameters + 4, &[2], "a parent locator"),
+        ("a disk of 2^62 bytes", &[], size, &(1_u64 << 62).to_le_bytes(), "at most 64 TiB"),
+        ("a table too short", &[], size, &(60_u64 << 40).to_le_bytes(), "a table of"),
+        ("sectors of 1000", &[], sector, &1000_u32.to_le_bytes(), "512 or 4096"),
+        ("a block outside", &[], bat, &(1_u64 << 50 | 6).to_le_bytes(), "VHDX block allocation table is damaged"),
+        ("a block over the header", &[], bat, &6_u64.to_le_bytes(), "VHDX block allocation table is damaged"),
+        ("a state that is none", &[], bat, &[5], "a state of 0 to 3"),
+        ("parts without a parent", &[], bat, &[good[bat] & !7 | 7], "or 7 with a parent"),
+    ];
+    for (what, signed, at, with, said) in table {
+        let mut bytes = good.clone();
+        for base in signed.iter().copied().chain(signed.is_empty().then_some(0)) {
+            bytes[base + at..base + at + with.len()].copy_from_slice(with);
+            if base > 0 {
+                sign(&mut bytes, base, if base < 192 << 10 { 4096 } else { 64 << 10 });
+            }
+        }
+        fs::write(&path, &bytes).unwrap();
+        let error = kit::explore(&path).expect_err(what).to_string();
+        assert!(error.contains(said), "{what}: {error}");
+    }
+    for cut in [8, 64 << 10, (192 << 10) + 5, metadata + 5, bat + 3, good.len() - MIB] {
+        fs::write(&path, &good[..cut]).unwrap();
+        assert!(kit::explore(&path).is_err(), "cut at {cut}");
+    }
+}

@@ -1,0 +1,9 @@
+//! Opens the bytes as vhdx, walks the map, and reads up to 1 MiB.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../image.rs"]
+mod image;
+
+fuzz_target!(|bytes: &[u8]| image::explore("vhdx", bytes));
