@@ -13,4 +13,5 @@
 
 mod damaged;
 mod kit;
+mod qcow2;
 mod zstd;
