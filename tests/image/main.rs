@@ -14,4 +14,7 @@
 mod damaged;
 mod kit;
 mod qcow2;
+mod samples;
+mod vdi_vhd;
+mod vmdk;
 mod zstd;

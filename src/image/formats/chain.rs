@@ -36,3 +36,10 @@ pub(super) fn under(image: &Image, name: String, layer: &mut Layer) -> Result<Pa
     }
     Ok(Parent::Image(image.bytes().clone(), name))
 }
+
+/// An identifier in the usual form, by which children know their parents.
+pub(super) fn uuid(bytes: [u8; 16]) -> String {
+    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
+    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| hex.get(range).unwrap_or_default().to_owned());
+    parts.join("-")
+}

@@ -48,6 +48,9 @@ impl Run {
     }
 }
 
+/// One table of a second level: where it is, and its bytes.
+pub(super) type Table = (u64, Arc<Vec<u8>>);
+
 /// The table of a format.
 pub(super) trait Map: Send + Sync {
     /// Length of the disk in bytes.
@@ -183,7 +186,7 @@ impl<M: Map> ReadAt for Mapped<M> {
     }
 
     fn unit(&self) -> u64 {
-        // All of them are powers of two but those of odd VMDKs, which have no parent that decodes.
+        // All of them are powers of two.
         self.map.unit().max(self.parent.unit())
     }
 

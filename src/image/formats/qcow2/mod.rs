@@ -52,10 +52,7 @@ fn open(below: &Below) -> Opening {
         layer.fact(SHOWS_SNAPSHOT, snapshot);
     }
     below.allow("qcow2", view.size)?;
-    let stored = match header.external() {
-        true => data_file(below, &header, &mut layer)?,
-        false => Arc::clone(&below.bytes),
-    };
+    let stored = if header.external() { data_file(below, &header, &mut layer)? } else { Arc::clone(&below.bytes) };
     let parent = parent(below, &header, &mut layer)?;
     let table = Table::new(Arc::clone(&below.bytes), &header, &view, stored.len())?;
     Ok(Opened::new(Arc::new(Mapped::new(table, stored, parent)), layer))

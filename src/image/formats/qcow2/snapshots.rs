@@ -97,9 +97,10 @@ pub(super) fn choose<'a>(list: &'a [Snapshot], wanted: &str) -> Result<&'a Snaps
         (Some(_), Some(_)) => Err(ReadError::caller(attempted(), "several have this name; give its id")),
         (None, _) => list.iter().find(|snapshot| snapshot.id == wanted).ok_or_else(|| {
             let known: Vec<_> = list.iter().take(20).map(|snapshot| snapshot.name.as_str()).collect();
-            let why = match known.is_empty() {
-                true => "the image has no snapshots".to_owned(),
-                false => format!("the image has {}", known.join(", ")),
+            let why = if known.is_empty() {
+                "the image has no snapshots".to_owned()
+            } else {
+                format!("the image has {}", known.join(", "))
             };
             ReadError::caller(attempted(), why)
         }),

@@ -6,7 +6,7 @@ use crate::image::cache::Cache;
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{ReadAt, ReadError, read_vec};
 
-use super::super::mapped::{Home, Map, Run, joined};
+use super::super::mapped::{self, Home, Map, Run, joined};
 use super::header::Header;
 use super::unpack;
 
@@ -35,6 +35,7 @@ pub(super) struct View {
 }
 
 /// The tables of one state.
+#[expect(clippy::struct_excessive_bools, reason = "each is a feature bit of the header")]
 pub(super) struct Table {
     file: Arc<dyn ReadAt>,
     /// Length of the file that holds the clusters.
@@ -103,7 +104,7 @@ impl Table {
     }
 
     /// The L2 table of this L1 entry, and where it is; `None` if there is none.
-    fn l2(&self, index: u64) -> Result<Option<(u64, Arc<Vec<u8>>)>, ReadError> {
+    fn l2(&self, index: u64) -> Result<Option<mapped::Table>, ReadError> {
         let entry = usize::try_from(index).ok().and_then(|index| self.l1.get(index)).copied().unwrap_or(0);
         let at = entry & OFFSET;
         let wrong = |expected: String| {
@@ -165,16 +166,15 @@ impl Table {
         let part = if self.extended { self.cluster / SUBCLUSTERS } else { self.cluster };
         let len = part - skip % part;
         let allocated = host != 0 || self.external && entry & COPIED != 0;
-        let (stored, zero) = match self.extended {
-            false => (allocated && entry & 1 == 0, entry & 1 != 0),
-            true => {
-                let bitmap = fields.be64(index + 8)? >> (skip / part);
-                match (bitmap & 1 != 0, bitmap >> 32 & 1 != 0) {
-                    (true, true) => return Err(fields.corrupt(index + 8, "a subcluster of one kind", "two bits")),
-                    (true, _) if !allocated => return Err(fields.corrupt(index, "a cluster for its subclusters", 0)),
-                    other => other,
-                }
+        let (stored, zero) = if self.extended {
+            let bitmap = fields.be64(index + 8)? >> (skip / part);
+            match (bitmap & 1 != 0, bitmap >> 32 & 1 != 0) {
+                (true, true) => return Err(fields.corrupt(index + 8, "a subcluster of one kind", "two bits")),
+                (true, _) if !allocated => return Err(fields.corrupt(index, "a cluster for its subclusters", 0)),
+                other => other,
             }
+        } else {
+            (allocated && entry & 1 == 0, entry & 1 != 0)
         };
         let home = match (stored, zero) {
             (true, _) => Home::Stored(self.check(&fields, index, host, at.saturating_add(len))? + skip),
