@@ -326,7 +326,7 @@ fn damage_anywhere_is_named() {
 fn tables_that_point_where_they_must_not() {
     let folder = tempfile::tempdir().unwrap();
     let file = path(folder.path(), "disk.qcow2");
-    let raw = raw(folder.path(), &[7; 300 << 10]);
+    let raw = raw(folder.path(), &vec![7; 300 << 10]);
     img(&["convert", "-O", "qcow2", "-o", "cluster_size=512", &raw, &file]);
     let good = fs::read(&file).unwrap();
     let (l1, l2) = tables(&good);
