@@ -80,6 +80,9 @@ pub(super) struct OpenArgs {
     /// Take the file for this format instead of looking; raw for none (formats: impound image formats)
     #[arg(long, value_name = "FORMAT")]
     wrapping: Option<String>,
+    /// Read the disk as it was in this internal snapshot (qcow2), by name or number
+    #[arg(long, value_name = "NAME")]
+    snapshot: Option<String>,
 }
 
 impl OpenArgs {
@@ -93,6 +96,7 @@ impl OpenArgs {
             follow: self.follow,
             max_size: self.max_size.unwrap_or(image::MAX_SIZE),
             wrapping: self.wrapping.clone(),
+            snapshot: self.snapshot.clone(),
         }
     }
 }

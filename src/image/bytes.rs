@@ -122,6 +122,10 @@ impl ReadAt for Part {
         self.below.read_at(self.from + at, into)
     }
 
+    fn unit(&self) -> u64 {
+        self.below.unit()
+    }
+
     fn extent(&self, at: u64) -> Result<Extent, ReadError> {
         within(self.len, at, 1)?;
         let below = self.below.extent(self.from + at)?;

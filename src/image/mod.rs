@@ -37,6 +37,9 @@ const DEPTH: usize = 16;
 /// machine that exists.
 pub const MAX_SIZE: u64 = 1 << 52;
 
+/// Name of the fact by which a layer says that it shows a snapshot, not the latest state.
+pub const SHOWS_SNAPSHOT: &str = "shows snapshot";
+
 /// How images are opened.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -46,11 +49,13 @@ pub struct Options {
     pub max_size: u64,
     /// Take the file for this wrapping instead of looking; `raw` for none.
     pub wrapping: Option<String>,
+    /// Show this internal snapshot, by its name or id, instead of the latest state.
+    pub snapshot: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { follow: false, max_size: MAX_SIZE, wrapping: None }
+        Self { follow: false, max_size: MAX_SIZE, wrapping: None, snapshot: None }
     }
 }
 
@@ -179,7 +184,7 @@ pub fn open_below(mut below: Below) -> Result<Image, ReadError> {
         };
         let Some(wrapping) = fits else {
             layers.push(raw(&below));
-            return Ok(Image { bytes: below.bytes, layers, machine });
+            return shows(&below.options, Image { bytes: below.bytes, layers, machine });
         };
         let stored = below.bytes.len();
         let opened = (wrapping.open)(&below)?;
@@ -191,10 +196,21 @@ pub fn open_below(mut below: Below) -> Result<Image, ReadError> {
         below.bytes = opened.bytes;
         below.is_file = false;
         if inmost {
-            return Ok(Image { bytes: below.bytes, layers, machine });
+            return shows(&below.options, Image { bytes: below.bytes, layers, machine });
         }
     }
     Err(ReadError::unsupported("the image", format!("more than {DEPTH} wrappings around each other")))
+}
+
+/// Fails if a snapshot was asked for and no wrapping has shown one: it says so by the fact [`SHOWS_SNAPSHOT`].
+fn shows(options: &Options, image: Image) -> Result<Image, ReadError> {
+    let mut facts = image.layers.iter().flat_map(|layer| &layer.facts);
+    match &options.snapshot {
+        Some(wanted) if !facts.any(|(name, _)| *name == SHOWS_SNAPSHOT) => {
+            Err(ReadError::caller(format!("read the snapshot {wanted}"), "this format of image has none"))
+        }
+        _ => Ok(image),
+    }
 }
 
 fn by_name(name: &str) -> Result<&'static Wrapping, ReadError> {

@@ -186,6 +186,9 @@ fn sign(bytes: &mut [u8], at: usize, len: usize) {
     bytes[at + 4..at + 8].copy_from_slice(&sum.to_le_bytes());
 }
 
+/// What it is, the structures that are signed (their place counts from there), where, what is written there, what is said.
+type Damage<'a> = (&'a str, &'a [usize], usize, &'a [u8], &'a str);
+
 /// Damage that bears a right checksum: where, what is written there, and what the error says.
 #[test]
 fn damage_behind_a_right_checksum_is_named() {
@@ -204,7 +207,7 @@ fn damage_behind_a_right_checksum_is_named() {
         item(&[0x1d, 0xbf, 0x41, 0x81, 0x6f, 0xa9, 0x09, 0x47, 0xba, 0x47, 0xf2, 0x33, 0xa8, 0xfa, 0xab, 0x5f]);
     let far = (1_u64 << 50).to_le_bytes();
     let foreign = [&[0x11; 16][..], &good[(192 << 10) + 32..(192 << 10) + 44], &[1]].concat();
-    let table: &[(&str, &[usize], usize, &[u8], &str)] = &[
+    let table: &[Damage<'_>] = &[
         ("version 9", &header, 66, &[9, 0], "VHDX version 9"),
         (
             "a log outside",

@@ -4,13 +4,15 @@ mod avml;
 mod elf;
 mod ewf;
 mod kdump;
-mod lacking;
 mod lime;
-mod notes;
+mod qcow2;
 mod qemu;
-mod runs;
+mod shared;
 mod split;
+mod vdi;
+mod vhd;
 mod vhdx;
+mod vmdk;
 mod vmware;
 mod windows;
 mod xen;
@@ -24,7 +26,10 @@ pub static ALL: &[&Wrapping] = &[
     &split::SPLIT,
     &zstd::ZSTD,
     &ewf::EWF,
+    &qcow2::QCOW2,
+    &vmdk::VMDK,
     &vhdx::VHDX,
+    &vdi::VDI,
     &lime::LIME,
     &avml::AVML,
     &xen::XEN,
@@ -36,4 +41,5 @@ pub static ALL: &[&Wrapping] = &[
     &windows::CRASH,
     &windows::HIBERNATION,
     &vmware::VMWARE,
+    &vhd::VHD,
 ];

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::lacking::Lacking;
+use super::shared::lacking::Lacking;
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{Below, Content, Cpu, Layer, Machine, Opened, Opening, ReadAt, ReadError, Span, Spans, Wrapping};
 

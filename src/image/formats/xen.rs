@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::notes;
+use super::shared::notes;
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{
     Below, Content, Cpu, Frames, Layer, Machine, Opened, Opening, ReadAt, ReadError, Span, Spans, Wrapping,

@@ -13,8 +13,8 @@ mod segments;
 
 use std::sync::Arc;
 
-use super::lacking::Lacking;
-use super::notes;
+use super::shared::lacking::Lacking;
+use super::shared::notes;
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{Below, Content, Layer, Machine, Opened, Opening, ReadAt, ReadError, Spans, Wrapping};
 

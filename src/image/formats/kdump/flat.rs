@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::super::runs::{Run, Runs, Writer};
+use super::super::shared::runs::{Run, Runs, Writer};
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{Below, Content, Kind, Layer, Opened, Opening, ReadError, Wrapping};
 

@@ -14,7 +14,7 @@ mod pages;
 
 use std::sync::Arc;
 
-use super::notes;
+use super::shared::notes;
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{Below, Content, Layer, Machine, Opened, Opening, ReadAt, ReadError, Wrapping, read_vec};
 

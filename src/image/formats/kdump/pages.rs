@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use flate2::{Decompress, FlushDecompress, Status};
 use impound_backends::Why;
 
 use crate::image::bytes::within;
 use crate::image::cache::Cache;
 use crate::image::fields::Fields;
-use crate::image::{Extent, Kind, ReadAt, ReadError, read_vec};
+use crate::image::{Extent, Kind, ReadAt, ReadError, inflate, read_vec};
 
 /// Bytes of a bitmap that are looked at together: 32,768 pages.
 const PART: u64 = 4096;
@@ -188,7 +187,7 @@ impl Pages {
         }
         let packed = read_vec(self.file.as_ref(), page.from, len)?;
         let done = match packing {
-            ZLIB => inflate(&packed, into),
+            ZLIB => inflate::zlib(&packed, into).map(|()| into.len()),
             LZO => lzokay::decompress::decompress(&packed, into).map_err(|error| format!("{error:?}")),
             SNAPPY => snappy(&packed, into),
             ZSTD => zstd::bulk::decompress_to_buffer(&packed, into).map_err(|error| error.to_string()),
@@ -256,15 +255,6 @@ impl Pages {
 
 fn bit(bits: &[u8], index: usize) -> bool {
     bits.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 != 0)
-}
-
-fn inflate(packed: &[u8], into: &mut [u8]) -> Result<usize, String> {
-    let mut inflater = Decompress::new(true);
-    match inflater.decompress(packed, into, FlushDecompress::Finish) {
-        Ok(Status::StreamEnd) => usize::try_from(inflater.total_out()).map_err(|error| error.to_string()),
-        Ok(_) => Err("zlib data that does not end with the page".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 fn snappy(packed: &[u8], into: &mut [u8]) -> Result<usize, String> {

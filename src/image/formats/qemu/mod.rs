@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use impound_backends::Why;
 
-use super::lacking::Lacking;
-use super::runs::{Run, Runs};
+use super::shared::lacking::Lacking;
+use super::shared::runs::{Run, Runs};
 use crate::image::{Below, Content, Kind, Layer, Opened, Opening, ReadError, Wrapping};
 
 pub(super) use saved::LIBVIRT;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::super::runs::{Run, Writer};
+use super::super::shared::runs::{Run, Writer};
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{Below, ReadAt, ReadError, read_vec};
 

@@ -14,14 +14,14 @@ const VMCOREINFO: usize = 64 << 10;
 const QEMU_NOTE: usize = 0x1b8;
 
 /// One note.
-pub(super) struct Note<'a> {
-    pub(super) name: &'a [u8],
-    pub(super) kind: u32,
-    pub(super) desc: Fields<'a>,
+pub(crate) struct Note<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) kind: u32,
+    pub(crate) desc: Fields<'a>,
 }
 
 /// Reads a block of notes, to be taken apart by [`notes`].
-pub(super) fn read(file: &dyn ReadAt, what: &'static str, at: u64, len: u64) -> Result<Vec<u8>, ReadError> {
+pub(crate) fn read(file: &dyn ReadAt, what: &'static str, at: u64, len: u64) -> Result<Vec<u8>, ReadError> {
     match usize::try_from(len) {
         Ok(wanted) if len <= NOTES => read_structure(file, what, at, wanted),
         _ => Err(ReadError::corrupt(what, at, format_args!("at most {NOTES} bytes"), len)),
@@ -29,7 +29,7 @@ pub(super) fn read(file: &dyn ReadAt, what: &'static str, at: u64, len: u64) -> 
 }
 
 /// The notes in `bytes`, which stand at `at` of the file.
-pub(super) fn notes<'a>(what: &'static str, at: u64, bytes: &'a [u8]) -> Result<Vec<Note<'a>>, ReadError> {
+pub(crate) fn notes<'a>(what: &'static str, at: u64, bytes: &'a [u8]) -> Result<Vec<Note<'a>>, ReadError> {
     let fields = Fields::new(what, at, bytes);
     let (mut found, mut next) = (Vec::new(), 0_usize);
     while bytes.len().saturating_sub(next) >= 12 {
@@ -51,7 +51,7 @@ pub(super) fn notes<'a>(what: &'static str, at: u64, bytes: &'a [u8]) -> Result<
 }
 
 /// The CPUs that notes tell of, and facts about who wrote them.
-pub(super) fn tell(notes: &[Note<'_>], layer: &mut Layer) -> Result<Vec<Cpu>, ReadError> {
+pub(crate) fn tell(notes: &[Note<'_>], layer: &mut Layer) -> Result<Vec<Cpu>, ReadError> {
     let (mut full, mut brief) = (Vec::new(), Vec::new());
     for note in notes {
         let desc = &note.desc;
@@ -82,7 +82,7 @@ pub(super) fn tell(notes: &[Note<'_>], layer: &mut Layer) -> Result<Vec<Cpu>, Re
 }
 
 /// The kernel's own words about itself.
-pub(super) fn vmcoreinfo(text: &[u8], layer: &mut Layer) {
+pub(crate) fn vmcoreinfo(text: &[u8], layer: &mut Layer) {
     let text = text.get(..text.len().min(VMCOREINFO)).unwrap_or_default();
     let text = String::from_utf8_lossy(text);
     let text = text.trim_end_matches('\0').trim_end();

@@ -8,7 +8,7 @@ use crate::image::bytes::within;
 use crate::image::{Extent, Kind, ReadAt, ReadError};
 
 /// Bytes of which some are known to lack.
-pub(super) struct Lacking {
+pub(crate) struct Lacking {
     inside: Arc<dyn ReadAt>,
     /// Start and end, ascending and apart.
     ranges: Vec<(u64, u64)>,
@@ -18,7 +18,7 @@ pub(super) struct Lacking {
 
 impl Lacking {
     /// `inside`, where each gap within `ranges` (start, length) is one for the reason `why`.
-    pub(super) fn new(inside: Arc<dyn ReadAt>, ranges: Vec<(u64, u64)>, why: &'static str) -> Self {
+    pub(crate) fn new(inside: Arc<dyn ReadAt>, ranges: Vec<(u64, u64)>, why: &'static str) -> Self {
         let mut ranges: Vec<_> = ranges.into_iter().map(|(at, len)| (at, at.saturating_add(len))).collect();
         ranges.retain(|(at, end)| at < end);
         ranges.sort_unstable();

@@ -14,22 +14,22 @@ const BYTES_PER_RUN: u64 = 512;
 
 /// `len` bytes at `at`; in the file, every `unit` of them begins `stride` bytes after the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
-    pub(super) at: u64,
-    pub(super) len: u64,
+pub(crate) struct Run {
+    pub(crate) at: u64,
+    pub(crate) len: u64,
     /// Offset in the file; `None`: zeros that are not stored.
-    pub(super) from: Option<u64>,
-    pub(super) unit: u64,
-    pub(super) stride: u64,
+    pub(crate) from: Option<u64>,
+    pub(crate) unit: u64,
+    pub(crate) stride: u64,
 }
 
 impl Run {
     /// Bytes that stand together in the file.
-    pub(super) fn plain(at: u64, len: u64, from: Option<u64>) -> Self {
+    pub(crate) fn plain(at: u64, len: u64, from: Option<u64>) -> Self {
         Self { at, len, from, unit: 1, stride: 1 }
     }
 
-    pub(super) fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.at.saturating_add(self.len)
     }
 
@@ -50,7 +50,7 @@ impl Run {
     }
 
     /// The part of it between two addresses; `None` if they are not inside, or not between units.
-    pub(super) fn cut(&self, from: u64, to: u64) -> Option<Self> {
+    pub(crate) fn cut(&self, from: u64, to: u64) -> Option<Self> {
         let inside = self.at <= from && from < to && to <= self.end();
         let whole = (from.checked_sub(self.at)?) % self.unit == 0;
         (inside && whole).then(|| Self { len: to - from, ..self.behind(from) })
@@ -85,7 +85,7 @@ impl Run {
 }
 
 /// Runs as they are found; a later one covers what it overlaps.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     runs: BTreeMap<u64, Run>,
     last: Option<Run>,
     stored: u64,
@@ -93,12 +93,12 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Runs of a file of `stored` bytes.
-    pub(super) fn new(stored: u64) -> Self {
+    pub(crate) fn new(stored: u64) -> Self {
         Self { runs: BTreeMap::new(), last: None, stored }
     }
 
     /// Adds a run; fails if there are more than an honest file of this length can have.
-    pub(super) fn put(&mut self, run: Run) -> Result<(), ReadError> {
+    pub(crate) fn put(&mut self, run: Run) -> Result<(), ReadError> {
         if self.last.as_mut().is_some_and(|last| last.join(&run)) {
             return Ok(());
         }
@@ -131,7 +131,7 @@ impl Writer {
     }
 
     /// All of them, ascending and apart.
-    pub(super) fn finish(mut self) -> Vec<Run> {
+    pub(crate) fn finish(mut self) -> Vec<Run> {
         if let Some(last) = self.last.take() {
             self.settle(last);
         }
@@ -146,7 +146,7 @@ impl Writer {
 }
 
 /// Runs that can be read.
-pub(super) struct Runs {
+pub(crate) struct Runs {
     below: Arc<dyn ReadAt>,
     all: Vec<Run>,
     between: Kind,
@@ -155,7 +155,7 @@ pub(super) struct Runs {
 
 impl Runs {
     /// `runs` ascending, apart, and inside `below`; `between` them is this.
-    pub(super) fn new(below: Arc<dyn ReadAt>, runs: Vec<Run>, between: Kind) -> Self {
+    pub(crate) fn new(below: Arc<dyn ReadAt>, runs: Vec<Run>, between: Kind) -> Self {
         let len = runs.last().map_or(0, Run::end);
         Self { below, all: runs, between, len }
     }
