@@ -64,15 +64,15 @@ impl Vm {
         let mut qemu = command.stdin(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("scripts/install test");
         wait("QEMU's socket", || socket.exists() || qemu.try_wait().unwrap().is_some());
         let mut control = Control::connect(&socket).unwrap();
-        // The firmware runs until it has copied itself below 1 MiB.
+        // The firmware copies itself below 1 MiB, and only then tells how much memory there is (0x413).
         control.execute("cont", &json!({})).unwrap();
-        let shadowed = || {
-            let mut page = [0; 4096];
-            fs::File::open(&ram).unwrap().read_exact_at(&mut page, 0xf_f000).unwrap();
-            page.iter().any(|&byte| byte != 0)
+        let told = || {
+            let (file, mut kib, mut code) = (fs::File::open(&ram).unwrap(), [0; 2], [0; 4096]);
+            file.read_exact_at(&mut kib, 0x413).unwrap();
+            file.read_exact_at(&mut code, 0xf_f000).unwrap();
+            kib != [0; 2] && code.iter().any(|&byte| byte != 0)
         };
-        wait("the firmware", shadowed);
-        std::thread::sleep(Duration::from_millis(500));
+        wait("the firmware", told);
         control.execute("stop", &json!({})).unwrap();
         let (low, all) = (low_mib << 20, mib << 20);
         let file = fs::File::options().write(true).open(&ram).unwrap();

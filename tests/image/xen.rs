@@ -47,16 +47,16 @@ fn core(pages: &[(u64, Option<u64>, Vec<u8>)], vcpus: usize) -> Layout {
         .flat_map(|(pfn, gmfn, _)| memory::le(&if pv { vec![*pfn, gmfn.unwrap_or(u64::MAX)] } else { vec![*pfn] }))
         .collect();
     let content: Vec<u8> = pages.iter().flat_map(|(_, _, page)| page.clone()).collect();
-    let names = b"\0.note.Xen\0.xen_prstatus\0.xen_shared_info\0.xen_pages\0.xen_p2m\0.xen_pfn\0.shstrtab\0";
-    let at = |name: &[u8]| names.windows(name.len()).position(|part| part == name).unwrap();
     let frames: &[u8] = if pv { b".xen_p2m" } else { b".xen_pfn" };
+    let names = [&b"\0.note.Xen\0.xen_prstatus\0.xen_shared_info\0.xen_pages\0"[..], frames, b"\0.shstrtab\0"].concat();
+    let at = |name: &[u8]| names.windows(name.len()).position(|part| part == name).unwrap();
     let sections: Vec<(&[u8], u32, Vec<u8>)> = vec![
         (b".note.Xen", 7, notes(if pv { 0xf00f_ebed } else { 0xf00f_ebee }, vcpus, pages.len())),
         (b".xen_prstatus", 1, contexts),
         (b".xen_shared_info", 1, vec![0; PAGE]),
         (b".xen_pages", 1, content),
         (frames, 1, table),
-        (b".shstrtab", 3, names.to_vec()),
+        (b".shstrtab", 3, names.clone()),
     ];
     let count = sections.len() + 1;
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x04\0\x3e\0\x01\0\0\0".to_vec();
