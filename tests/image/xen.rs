@@ -22,13 +22,13 @@ fn note(kind: u32, desc: &[u8]) -> Vec<u8> {
     note
 }
 
-fn notes(magic: u64, pages: usize) -> Vec<u8> {
+fn notes(magic: u64, vcpus: usize, pages: usize) -> Vec<u8> {
     let mut version = vec![0; 1280];
     put(&mut version, 0, &memory::le(&[4, 17]));
     put(&mut version, 16, b".7-pre");
     [
         note(0x200_0000, &[]),
-        note(0x200_0001, &memory::le(&[magic, VCPUS as u64, pages as u64, 4096])),
+        note(0x200_0001, &memory::le(&[magic, vcpus as u64, pages as u64, 4096])),
         note(0x200_0002, &version),
         note(0x200_0003, &memory::le(&[1])),
     ]
@@ -36,26 +36,27 @@ fn notes(magic: u64, pages: usize) -> Vec<u8> {
 }
 
 /// A core of pages with their frames; PV if they have machine frames.
-fn core(pages: &[(u64, Option<u64>, Vec<u8>)]) -> Layout {
+fn core(pages: &[(u64, Option<u64>, Vec<u8>)], vcpus: usize) -> Layout {
     let pv = pages.iter().any(|(_, gmfn, _)| gmfn.is_some());
-    let mut contexts = vec![0; VCPUS * 5168];
+    let mut contexts = vec![0; 5168];
     put(&mut contexts, 648, &memory::le(&[0xffff_ffff_8100_0000]));
     put(&mut contexts, 4984, &memory::le(&[0x8005_0033, 0, 0, 0x7_7000, 0x6f0]));
+    let contexts = contexts.repeat(vcpus);
     let table: Vec<u8> = pages
         .iter()
         .flat_map(|(pfn, gmfn, _)| memory::le(&if pv { vec![*pfn, gmfn.unwrap_or(u64::MAX)] } else { vec![*pfn] }))
         .collect();
     let content: Vec<u8> = pages.iter().flat_map(|(_, _, page)| page.clone()).collect();
-    let names = b"\0.note.Xen\0.xen_prstatus\0.xen_shared_info\0.xen_pages\0.xen_p2m\0.xen_pfn\0.shstrtab\0";
-    let at = |name: &[u8]| names.windows(name.len()).position(|part| part == name).unwrap();
     let frames: &[u8] = if pv { b".xen_p2m" } else { b".xen_pfn" };
+    let names = [&b"\0.note.Xen\0.xen_prstatus\0.xen_shared_info\0.xen_pages\0"[..], frames, b"\0.shstrtab\0"].concat();
+    let at = |name: &[u8]| names.windows(name.len()).position(|part| part == name).unwrap();
     let sections: Vec<(&[u8], u32, Vec<u8>)> = vec![
-        (b".note.Xen", 7, notes(if pv { 0xf00f_ebed } else { 0xf00f_ebee }, pages.len())),
+        (b".note.Xen", 7, notes(if pv { 0xf00f_ebed } else { 0xf00f_ebee }, vcpus, pages.len())),
         (b".xen_prstatus", 1, contexts),
         (b".xen_shared_info", 1, vec![0; PAGE]),
         (b".xen_pages", 1, content),
         (frames, 1, table),
-        (b".shstrtab", 3, names.to_vec()),
+        (b".shstrtab", 3, names.clone()),
     ];
     let count = sections.len() + 1;
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x04\0\x3e\0\x01\0\0\0".to_vec();
@@ -107,9 +108,8 @@ pub(crate) fn damaged() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         part.resize(PAGE, 0);
         part
     };
-    let good = core(&[(1, Some(0x100), full(page())), (2, Some(0x200), full(page()))]);
+    let good = core(&[(1, Some(0x100), full(page())), (2, Some(0x200), full(page()))], 0);
     let (file, table) = (&good.file, good.table);
-    // .xen_prstatus is long and zero: left out of the samples by a section type of its own.
     let header = |index: usize| good.headers[index];
     let sample = |name: &'static str, bytes: Vec<u8>| ("xen-core", name, bytes);
     vec![
@@ -128,7 +128,7 @@ pub(crate) fn damaged() -> Vec<(&'static str, &'static str, Vec<u8>)> {
 
 #[test]
 fn a_pv_core_reads_by_guest_frames_and_translates_machine_frames() {
-    let layout = core(&pages(true));
+    let layout = core(&pages(true), VCPUS);
     let (_folder, path) = memory::file("pv.core", &layout.file);
     let image = memory::open(&path, "xen-core");
     memory::holds(&image, &memory::ranges());
@@ -149,7 +149,7 @@ fn a_pv_core_reads_by_guest_frames_and_translates_machine_frames() {
 
 #[test]
 fn a_pvh_core_skips_its_padding() {
-    let (_folder, path) = memory::file("pvh.core", &core(&pages(false)).file);
+    let (_folder, path) = memory::file("pvh.core", &core(&pages(false), VCPUS).file);
     let image = memory::open(&path, "xen-core");
     memory::holds(&image, &memory::ranges());
     assert!(image.machine().unwrap().frames.is_none());
