@@ -7,6 +7,7 @@
 pub mod acquire;
 pub mod case;
 pub mod cli;
+pub mod disk;
 pub mod export;
 pub mod image;
 pub mod progress;

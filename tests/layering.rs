@@ -15,7 +15,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("acquire", &["impound_backends", "progress", "report", "case"]),
     ("image", &["impound_backends", "progress", "report", "case"]),
     ("export", &["impound_backends", "progress", "report", "case", "image"]),
-    ("cli", &["impound_backends", "progress", "report", "case", "acquire", "image", "export"]),
+    ("disk", &["impound_backends", "progress", "report", "image"]),
+    ("cli", &["impound_backends", "progress", "report", "case", "acquire", "image", "export", "disk"]),
     ("main", &["cli"]),
 ];
 /// Crates for the program around the library, and where they may be named.

@@ -5,6 +5,7 @@
 mod acquire;
 mod case;
 mod context;
+mod disk;
 mod doctor;
 mod exit;
 mod export;
@@ -55,6 +56,8 @@ enum Verb {
     Case(case::Args),
     /// Tell what an image is, layer by layer, and what of it is there
     Image(image::Args),
+    /// Tell what is on a disk: volumes, files, also deleted ones; read them
+    Disk(disk::Args),
     /// Copy an exhibit or an image into another format, and prove that it holds the same
     Export(export::Args),
     /// Tell what is missing on this machine or that host, and the command that mends it
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
         Verb::Verify(args) => verify::run(&args, &context),
         Verb::Case(args) => case::run(args, &context),
         Verb::Image(args) => image::run(&args, &context),
+        Verb::Disk(args) => disk::run(&args, &context),
         Verb::Export(args) => export::run(&args, &context),
         Verb::Doctor(args) => doctor::run(&args, &context),
         Verb::Guardian(args) => case::stand_guard(&args, &context),

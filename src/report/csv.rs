@@ -41,7 +41,7 @@ impl Rows for Csv<'_> {
 
 fn field(cell: &Cell) -> String {
     let mut text = cell.plain();
-    if matches!(cell, Cell::Text(_)) && text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+    if matches!(cell, Cell::Text(_) | Cell::Name(_)) && text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         text.insert(0, '\'');
     }
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }

@@ -58,6 +58,14 @@ fn value(cell: Cell) -> Value {
         Cell::Bytes(n) => json!(n),
         Cell::Bool(yes) => json!(yes),
         Cell::Address(_) | Cell::Time(_) => Value::String(cell.plain()),
+        Cell::Name(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => Value::String(text),
+            Err(error) => {
+                let bytes = error.into_bytes();
+                let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                json!({ "hex": hex, "text": super::readable(&bytes) })
+            }
+        },
         Cell::Absent(why) => json!({ "absent": why.name() }),
     }
 }

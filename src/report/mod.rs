@@ -54,6 +54,8 @@ pub enum Cell {
     Time(Timestamp),
     /// Yes or no.
     Bool(bool),
+    /// A name as it stands in evidence: bytes that need be no text. JSON loses none of them.
+    Name(Vec<u8>),
     /// Nothing, and why.
     Absent(Absent),
 }
@@ -78,9 +80,24 @@ impl Cell {
             Self::Address(n) => format!("{n:#018x}"),
             Self::Time(at) => at.to_string(),
             Self::Bool(yes) => yes.to_string(),
+            Self::Name(bytes) => readable(bytes),
             Self::Absent(_) => String::new(),
         }
     }
+}
+
+/// Bytes as text; those that are none as `\\xNN`. Not escaped otherwise.
+pub fn readable(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing to a string does not fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
 }
 
 /// How tables are printed.
@@ -162,6 +179,21 @@ mod tests {
         let lines = printed(Format::Jsonl);
         assert_eq!(lines.lines().count(), 2);
         assert!(lines.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_kept_whole_in_json() {
+        const NAME: &[Column] = &[Column("name")];
+        let mut out = Vec::new();
+        let mut rows = Format::Jsonl.rows(NAME, Box::new(&mut out));
+        rows.row(vec![Cell::Name(b"plain\n|".to_vec())]).unwrap();
+        rows.row(vec![Cell::Name(b"\xff\x1b\\a".to_vec())]).unwrap();
+        drop(rows);
+        let text = String::from_utf8(out).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0]["name"], "plain\n|");
+        assert_eq!(lines[1]["name"]["hex"], "ff1b5c61");
+        assert_eq!(lines[1]["name"]["text"], "\\xff\u{1b}\\a");
     }
 
     #[test]

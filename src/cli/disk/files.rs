@@ -1,0 +1,181 @@
+//! Single files: `stat`, `cat`; and `hash` of all.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+
+use anyhow::Result;
+use rayon::prelude::*;
+
+use super::super::Exit;
+use super::super::context::Context;
+use super::super::exit::UsageError;
+use super::list::{exit, int};
+use super::open::Disk;
+use crate::disk::fs::{FileKind, Filesystem, State};
+use crate::disk::walk::How;
+use crate::image::{Kind, ReadAt, ReadError, digest::Digests, map};
+use crate::report::{Absent, Cell, Column, printable};
+
+/// Bytes that are read at a time.
+const CHUNK: u64 = 1 << 20;
+/// Files that are hashed before their rows are printed: bounds memory.
+const BATCH: usize = 4096;
+
+const FACTS: &[Column] = &[Column("property"), Column("value")];
+
+pub(super) fn stat(disk: &Disk, context: &Context) -> Result<Exit> {
+    let (mounted, inode, path) = disk.one(context)?;
+    let node = mounted.fs.node(inode)?;
+    let time = |at: Option<jiff::Timestamp>| Cell::or_absent(at, Absent::NotApplicable, Cell::Time);
+    let mut rows = context.table(FACTS);
+    let mut row = |name: &str, cell: Cell| rows.row(vec![Cell::text(name), cell]);
+    row("path", Cell::Name(path))?;
+    row("inode", int(inode))?;
+    row("state", Cell::text(if node.allocated { "allocated" } else { "deleted" }))?;
+    row("kind", Cell::or_absent(node.kind, Absent::Unknown, |kind| Cell::text(kind.name())))?;
+    row("mode", Cell::text(format!("{:04o}", node.mode & 0o7777)))?;
+    row("uid", Cell::Int(i64::from(node.uid)))?;
+    row("gid", Cell::Int(i64::from(node.gid)))?;
+    row("size", Cell::Bytes(node.size))?;
+    row("links", Cell::Int(i64::from(node.links)))?;
+    row("modified", time(node.times.modified))?;
+    row("accessed", time(node.times.accessed))?;
+    row("changed", time(node.times.changed))?;
+    row("born", time(node.times.born))?;
+    row("deleted", time(node.times.deleted))?;
+    for (name, value) in &node.facts {
+        row(name, Cell::text(value))?;
+    }
+    if node.kind == Some(FileKind::Link) {
+        row("target", mounted.fs.target(inode).map_or(Cell::Absent(Absent::Unreadable), Cell::Name))?;
+    }
+    for run in mounted.fs.runs(inode)? {
+        let (end, unwritten) =
+            (run.physical.saturating_add(run.len - 1), if run.unwritten { " unwritten" } else { "" });
+        row("blocks", Cell::text(format!("{} at {}-{end}{unwritten}", run.logical, run.physical)))?;
+    }
+    for line in &node.odd {
+        row("odd", Cell::text(line))?;
+    }
+    rows.end()?;
+    Ok(exit(node.odd.is_empty()))
+}
+
+/// Reads all of a file, piece by piece. Holes that are zero come as their length.
+pub(super) fn pieces(content: &dyn ReadAt, take: &mut dyn FnMut(Result<&[u8], u64>) -> io::Result<()>) -> Result<()> {
+    let mut buffer = vec![0; crate::disk::us(CHUNK.min(content.len()))];
+    for extent in map::walk(content, 0..content.len()) {
+        let extent = extent?;
+        match extent.kind {
+            Kind::Zero => take(Err(extent.len))?,
+            Kind::Gap(why) => return Err(ReadError::Gap { at: extent.at, len: extent.len, why }.into()),
+            Kind::Data => {
+                let mut at = extent.at;
+                while at < extent.end() {
+                    let len = crate::disk::us((extent.end() - at).min(CHUNK));
+                    let Some(part) = buffer.get_mut(..len) else { break };
+                    content.read_at(at, part)?;
+                    take(Ok(part))?;
+                    at += len as u64;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn cat(disk: &Disk, slack: bool, context: &Context) -> Result<Exit> {
+    if io::stdout().is_terminal() {
+        let what = "what a guest wrote does not go to a terminal: send it to a file or a program";
+        return Err(UsageError(what.to_owned()).into());
+    }
+    let (mounted, inode, _) = disk.one(context)?;
+    let node = mounted.fs.node(inode)?;
+    let mut out = io::stdout().lock();
+    if slack {
+        out.write_all(&mounted.fs.slack(inode)?)?;
+        return Ok(Exit::Complete);
+    }
+    let content = mounted.fs.content(inode)?;
+    let zeros = vec![0; 1 << 20];
+    let done = pieces(content.as_ref(), &mut |piece| match piece {
+        Ok(bytes) => out.write_all(bytes),
+        Err(mut zero) => {
+            while zero > 0 {
+                let part = crate::disk::us(zero).min(zeros.len());
+                out.write_all(zeros.get(..part).unwrap_or_default())?;
+                zero -= part as u64;
+            }
+            Ok(())
+        }
+    });
+    out.flush()?;
+    node.odd.iter().for_each(|line| context.say(&printable(line)));
+    match done {
+        Err(error) if error.downcast_ref::<ReadError>().is_some() => {
+            context.say(&format!("stopped: {}", printable(&error.to_string())));
+            Ok(Exit::Partial)
+        }
+        Err(error) => Err(error),
+        Ok(()) => Ok(exit(node.odd.is_empty())),
+    }
+}
+
+const HASHES: &[Column] =
+    &[Column("volume"), Column("path"), Column("inode"), Column("size"), Column("digest"), Column("hex")];
+
+struct Waiting {
+    label: String,
+    path: Vec<u8>,
+    inode: u64,
+    size: u64,
+    fs: Arc<dyn Filesystem>,
+}
+
+pub(super) fn hash(disk: &Disk, wanted: &[String], context: &Context) -> Result<Exit> {
+    let wanted: Vec<_> = wanted.iter().map(String::as_str).collect();
+    let mut rows = context.table(HASHES);
+    let (mut good, mut batch) = (true, Vec::new());
+    let mut print = |batch: &mut Vec<Waiting>| -> Result<()> {
+        let done: Vec<_> = batch.par_iter().map(|file| digests(file, &wanted)).collect();
+        for (file, digests) in batch.drain(..).zip(done) {
+            good &= digests.is_ok();
+            for (index, name) in wanted.iter().enumerate() {
+                let hex = digests.as_ref().ok().and_then(|all| all.get(index)).map(|digest| digest.hex.clone());
+                let hex = Cell::or_absent(hex, Absent::Unreadable, Cell::text);
+                let path = Cell::Name(file.path.clone());
+                let size = Cell::Bytes(file.size);
+                rows.row(vec![Cell::text(&file.label), path, int(file.inode), size, Cell::text(*name), hex])?;
+            }
+        }
+        Ok(())
+    };
+    let whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
+        if let Ok(node) = found.node
+            && node.kind == Some(FileKind::File)
+            && found.entry.state == State::Allocated
+        {
+            let (label, fs) = (mounted.label.clone(), Arc::clone(&mounted.fs));
+            batch.push(Waiting { label, path: found.path, inode: found.entry.inode, size: node.size, fs });
+        }
+        if batch.len() >= BATCH { print(&mut batch) } else { Ok(()) }
+    })?;
+    print(&mut batch)?;
+    rows.end()?;
+    Ok(exit(whole && good))
+}
+
+/// In the order md5, sha1, sha256 that `Digests` has, turned into that of `wanted`.
+fn digests(file: &Waiting, wanted: &[&str]) -> Result<Vec<crate::image::Carried>> {
+    let content = file.fs.content(file.inode)?;
+    let mut sums = Digests::new(wanted);
+    pieces(content.as_ref(), &mut |piece| {
+        match piece {
+            Ok(bytes) => sums.add(bytes),
+            Err(zeros) => sums.add_zeros(zeros),
+        }
+        Ok(())
+    })?;
+    let found = sums.finish();
+    Ok(wanted.iter().filter_map(|name| found.iter().find(|one| one.algorithm == *name).cloned()).collect())
+}

@@ -1,0 +1,106 @@
+//! `impound disk IMAGE[:pN[:/path|:#inode]] VERB`: what is on a disk, as The Sleuth Kit would be asked, without offsets.
+
+mod files;
+mod list;
+mod open;
+mod take;
+mod time;
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use super::Exit;
+use super::context::Context;
+use super::image::OpenArgs;
+use super::units;
+use open::Disk;
+
+/// The arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Args {
+    /// An image or the folder of an exhibit; `:p2` for a volume, `:p2:/etc/passwd` or `:p2:#12` for a file in it
+    address: OsString,
+    #[command(flatten)]
+    how: OpenArgs,
+    /// Show the bytes as they are, without replaying the journal of a file system in memory
+    #[arg(long)]
+    no_journal: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const AFTER_HELP: &str = "\
+Compares with: mmls (parts), fsstat (fs), fls (ls), istat (stat), icat and fcat (cat), ffind and ifind (find), \
+hashdeep (hash), fls -m with mactime (timeline), tsk_recover (recover, extract).
+
+Without a volume, ls, find, hash and timeline go through all of them. Names are bytes: JSON carries them whole. Exit code 3 \
+says that something that was asked for could not be read.";
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// List volumes, partition tables, and gaps between them (mmls)
+    Parts,
+    /// Tell what the file systems say of themselves (fsstat)
+    Fs,
+    /// List a directory (fls)
+    Ls {
+        /// Subdirectories too
+        #[arg(short, long)]
+        recursive: bool,
+        /// Deleted names and files too, also from the journal
+        #[arg(long)]
+        deleted: bool,
+    },
+    /// Tell all of one file (istat)
+    Stat,
+    /// Write the content of a file to stdout (icat, fcat)
+    Cat {
+        /// Only what stands behind its end in its last block
+        #[arg(long)]
+        slack: bool,
+    },
+    /// Find files by name, inode or block (ffind, ifind)
+    Find(list::FindArgs),
+    /// Digest of every file (hashdeep)
+    Hash {
+        /// Digest to compute; may be given several times
+        #[arg(long = "digest", value_name = "NAME", default_values = ["sha256"], value_parser = ["sha256", "sha1", "md5"])]
+        digests: Vec<String>,
+    },
+    /// What happened when, sorted (fls -m, mactime)
+    Timeline {
+        /// Write a bodyfile instead, for mactime; `|`, `\` and control characters as \xNN
+        #[arg(long)]
+        bodyfile: bool,
+        /// Deleted files too, also from the journal
+        #[arg(long)]
+        deleted: bool,
+    },
+    /// Write deleted files into a new folder (tsk_recover)
+    Recover(take::TakeArgs),
+    /// Write a file or a tree into a new folder (tsk_recover -a)
+    Extract(take::TakeArgs),
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
+    let disk = Disk::open(&args.address, &args.how, args.no_journal)?;
+    match &args.verb {
+        Verb::Parts => list::parts(&disk, context),
+        Verb::Fs => list::facts(&disk, context),
+        Verb::Ls { recursive, deleted } => list::ls(&disk, *recursive, *deleted, context),
+        Verb::Stat => files::stat(&disk, context),
+        Verb::Cat { slack } => files::cat(&disk, *slack, context),
+        Verb::Find(args) => list::find(&disk, args, context),
+        Verb::Hash { digests } => files::hash(&disk, digests, context),
+        Verb::Timeline { bodyfile, deleted } => time::timeline(&disk, *bodyfile, *deleted, context),
+        Verb::Recover(args) => take::recover(&disk, args, context),
+        Verb::Extract(args) => take::extract(&disk, args, context),
+    }
+}
+
+/// For arguments of verbs.
+fn size(text: &str) -> Result<u64, String> {
+    units::bytes(text).map_err(|error| error.to_string())
+}

@@ -1,0 +1,177 @@
+//! `extract` and `recover`: files into a new folder, with a manifest that maps safe names back to the ones in evidence.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+
+use super::super::Exit;
+use super::super::context::Context;
+use super::list::exit;
+use super::open::Disk;
+use crate::disk::extract::{Folder, write};
+use crate::disk::fs::{FileKind, Filesystem, Node};
+use crate::disk::names::Taken;
+use crate::disk::walk::How;
+use crate::image::ReadAt;
+use crate::report::readable;
+
+/// The arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct TakeArgs {
+    /// Folder to make; it must not exist yet
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Leave out files that are longer than this
+    #[arg(long, value_name = "SIZE", value_parser = super::size)]
+    max_file: Option<u64>,
+}
+
+/// A folder that was made, and the names in it.
+struct Below {
+    folder: Folder,
+    taken: Taken,
+    path: String,
+}
+
+struct Tree {
+    below: HashMap<Vec<u8>, Below>,
+    manifest: std::fs::File,
+    most: u64,
+    good: bool,
+}
+
+/// A name as JSON, whole: text, or hex where it is none.
+fn name(bytes: &[u8]) -> serde_json::Value {
+    std::str::from_utf8(bytes)
+        .map_or_else(|_| json!({ "hex": crate::image::hex(bytes), "text": readable(bytes) }), |text| json!(text))
+}
+
+impl Tree {
+    fn create(args: &TakeArgs) -> Result<Self> {
+        let made = || format!("could not make {}; it must not exist yet", args.output.display());
+        let folder = Folder::create(&args.output).with_context(made)?;
+        let manifest = folder.file("manifest.jsonl").context("could not write the manifest")?;
+        let root = Below { folder: folder.folder("files")?, taken: Taken::default(), path: "files".to_owned() };
+        let below = HashMap::from([(Vec::new(), root)]);
+        Ok(Self { below, manifest, most: args.max_file.unwrap_or(u64::MAX), good: true })
+    }
+
+    /// The folder for a path of evidence; made, with those above it, if it is not there.
+    fn folder(&mut self, path: &[u8]) -> Result<&mut Below> {
+        let (mut here, mut made) = (Vec::new(), Vec::new());
+        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+            made.push((here.clone(), part.to_vec()));
+            here.push(b'/');
+            here.extend_from_slice(part);
+        }
+        for (above, part) in made {
+            let full = [above.as_slice(), b"/", &part].concat();
+            if !self.below.contains_key(&full) {
+                let parent = self.below.get_mut(&above).context("a folder went missing")?;
+                let safe = parent.taken.take(&part);
+                let folder =
+                    parent.folder.folder(&safe).with_context(|| format!("could not make {}/{safe}", parent.path))?;
+                let path = format!("{}/{safe}", parent.path);
+                self.below.insert(full, Below { folder, taken: Taken::default(), path });
+            }
+        }
+        self.below.get_mut(&here).context("a folder went missing")
+    }
+
+    /// Writes one file and its line. What cannot be written is said there, and does not stop the rest.
+    fn file(
+        &mut self,
+        path: &[u8],
+        node: &Node,
+        content: Option<Arc<dyn ReadAt>>,
+        more: serde_json::Value,
+    ) -> Result<()> {
+        let cut = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+        let (above, own) = (path.get(..cut).unwrap_or_default(), path.get(cut + 1..).unwrap_or_default());
+        let mut line = json!({
+            "path": name(path), "inode": node.inode, "size": node.size, "mode": format!("{:04o}", node.mode & 0o7777),
+            "kind": node.kind.map_or("unknown", FileKind::name), "uid": node.uid, "gid": node.gid,
+            "modified": node.times.modified, "more": more,
+        });
+        let outcome = match content {
+            None => json!("not written: nothing to write"),
+            Some(content) if content.len() > self.most => json!("not written: longer than --max-file"),
+            Some(content) => {
+                let below = self.folder(above)?;
+                let safe = below.taken.take(own);
+                let full = format!("{}/{safe}", below.path);
+                let mut file = below.folder.file(&safe).with_context(|| format!("could not make {full}"))?;
+                let written = write(content.as_ref(), &mut file);
+                line["file"] = json!(full);
+                match written {
+                    Ok(written) if written.missing == 0 => json!("complete"),
+                    Ok(written) => {
+                        self.good = false;
+                        json!(format!("partial: {} bytes could not be read and are zeros", written.missing))
+                    }
+                    Err(error) => {
+                        self.good = false;
+                        json!(format!("failed: {error}"))
+                    }
+                }
+            }
+        };
+        line["outcome"] = outcome;
+        writeln!(self.manifest, "{line}").context("could not write the manifest")
+    }
+}
+
+/// What is to be written of a file; a directory is made, a link is only told of.
+fn content_of(fs: &dyn Filesystem, node: &Node) -> Option<Result<Arc<dyn ReadAt>, crate::image::ReadError>> {
+    (node.kind == Some(FileKind::File)).then(|| fs.content(node.inode))
+}
+
+pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result<Exit> {
+    let (mounted, inode, path) = disk.one(context)?;
+    let node = mounted.fs.node(inode)?;
+    let mut tree = Tree::create(args)?;
+    if node.kind != Some(FileKind::Directory) {
+        let content = content_of(mounted.fs.as_ref(), &node).transpose()?;
+        tree.file(&path, &node, content, json!({}))?;
+        return Ok(exit(tree.good));
+    }
+    let whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
+        let Ok(node) = found.node else {
+            tree.good = false;
+            return Ok(());
+        };
+        if node.kind == Some(FileKind::Directory) {
+            tree.folder(&found.path)?;
+        }
+        let mut more = json!({});
+        if node.kind == Some(FileKind::Link) {
+            more["target"] = mounted.fs.target(node.inode).map_or(json!(null), |target| name(&target));
+        }
+        let content = content_of(mounted.fs.as_ref(), &node).transpose().unwrap_or_else(|error| {
+            tree.good = false;
+            more["error"] = json!(error.to_string());
+            None
+        });
+        tree.file(&found.path, &node, content, more)
+    })?;
+    Ok(exit(whole && tree.good))
+}
+
+pub(super) fn recover(disk: &Disk, args: &TakeArgs, context: &Context) -> Result<Exit> {
+    let lost = disk.lost(context)?;
+    let mut tree = Tree::create(args)?;
+    for (label, lost) in lost {
+        let path = lost.path.unwrap_or_else(|| format!("/#{}", lost.node.inode).into_bytes());
+        let path = [b"/", label.as_bytes(), &path].concat();
+        let content = lost.content.filter(|_| lost.node.kind == Some(FileKind::File));
+        let more = json!({
+            "source": lost.source, "confidence": lost.confidence.name(), "blocks": lost.blocks, "reused": lost.reused,
+        });
+        tree.file(&path, &lost.node, content, more)?;
+    }
+    Ok(exit(tree.good))
+}

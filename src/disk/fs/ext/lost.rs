@@ -1,0 +1,249 @@
+//! Files that are no longer there: deleted inodes, orphans, and what the journal still knows of both.
+//!
+//! ext4 empties the map of a file that it deletes; the journal keeps the blocks of the inode table as they were before,
+//! and blocks of directories with the names. A copy counts if its checksum fits (or, without checksums, if it is no part
+//! of the log). Whether content is still its own is asked of the block bitmap: a block that is free now may have been used
+//! and freed again in between, which nothing here can tell.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::inode::{INLINE_DATA, Inode};
+use super::map::Map;
+use super::{Ext, has_blocks, inside};
+use crate::disk::fs::content::Content;
+use crate::disk::fs::{Confidence, FileKind, Filesystem, Listing, Lost, State};
+use crate::disk::walk::{self, How, join};
+use crate::image::{ReadAt, ReadError};
+
+/// The most names up to the root.
+const DEEP: usize = 256;
+
+/// A name that an inode had, where, and when the journal saw it.
+struct Name {
+    directory: u64,
+    name: Vec<u8>,
+    sequence: u32,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Paths of the directories that are there.
+    paths: HashMap<u64, Vec<u8>>,
+    /// Inodes with a name.
+    named: HashSet<u64>,
+    /// Names that are gone.
+    names: HashMap<u64, Vec<Name>>,
+    /// Which directory a block belongs to.
+    blocks: HashMap<u64, u64>,
+}
+
+/// An older state of an inode.
+struct Old {
+    inode: Inode,
+    sequence: u32,
+}
+
+/// All of them, by number.
+pub(super) fn all(ext: &Ext) -> Result<Vec<Lost>, ReadError> {
+    let mut known = live(ext)?;
+    let mut old = BTreeMap::new();
+    let history = ext.journal.as_ref().map(super::journal::Journal::history).unwrap_or_default();
+    inodes_of(ext, &history, &mut old);
+    for (number, states) in &old {
+        for state in states.iter().filter(|state| state.inode.node.kind == Some(FileKind::Directory)) {
+            learn_blocks(ext, &state.inode, *number, &mut known.blocks);
+        }
+    }
+    names_of(ext, &history, &mut known);
+    let mut lost = Vec::new();
+    for number in u64::from(first_inode(ext))..=u64::from(ext.sb.inodes) {
+        let now = ext.inode(number).ok();
+        let live = now.as_ref().is_some_and(|now| now.node.allocated && now.node.links > 0);
+        let generation = now.as_ref().map(|now| now.node.generation);
+        if let Some(now) = now.filter(|now| now.node.mode != 0) {
+            let dead = !now.node.allocated || now.node.links == 0;
+            let orphan = now.node.allocated && !known.named.contains(&number);
+            let better = old.get(&number).is_some_and(|states: &Vec<Old>| {
+                states.iter().any(|state| state.inode.node.generation == now.node.generation)
+            });
+            let empty = now.node.size == 0 && ext.map(&now).runs.is_empty();
+            if (dead || orphan) && !(empty && better) {
+                let state = if orphan { State::Orphan } else { State::Deleted };
+                lost.push(one(ext, &known, now, u32::MAX, state, "inode table".to_owned()));
+            }
+        }
+        for Old { inode, sequence } in old.remove(&number).unwrap_or_default() {
+            let same = generation == Some(inode.node.generation);
+            let told = lost
+                .iter()
+                .rev()
+                .take(4)
+                .any(|lost: &Lost| lost.node.inode == number && lost.node.generation == inode.node.generation);
+            if !(same && live) && !told {
+                let source = format!("journal transaction {sequence}");
+                lost.push(one(ext, &known, inode, sequence, State::Deleted, source));
+            }
+        }
+    }
+    Ok(lost)
+}
+
+/// The first inode that is not the file system's own.
+fn first_inode(ext: &Ext) -> u32 {
+    11.min(ext.sb.inodes)
+}
+
+/// What is there now: paths, names, and the names in the gaps.
+fn live(ext: &Ext) -> Result<Known, ReadError> {
+    let mut known = Known::default();
+    known.paths.insert(2, Vec::new());
+    let mut directories = vec![2];
+    let how = How { recursive: true, deleted: true };
+    walk::walk::<ReadError>(ext, (2, b"/"), how, &mut |_| {}, &mut |found| {
+        let number = found.entry.inode;
+        let cut = found.path.len().saturating_sub(found.entry.name.len() + 1);
+        if found.entry.state == State::Allocated {
+            known.named.insert(number);
+            if found.node.is_ok_and(|node| node.kind == Some(FileKind::Directory)) {
+                known.paths.entry(number).or_insert(found.path);
+                directories.push(number);
+            }
+        } else if number != 0 {
+            let parent = found.path.get(..cut).unwrap_or_default();
+            // The parent's number is looked up below, when all paths are known.
+            let directory =
+                known.paths.iter().find(|(_, path)| path.as_slice() == parent).map_or(2, |(number, _)| *number);
+            let name = Name { directory, name: found.entry.name, sequence: 0 };
+            known.names.entry(number).or_default().push(name);
+        }
+        Ok(())
+    })?;
+    for number in directories {
+        if let Ok(inode) = ext.inode(number) {
+            learn_blocks(ext, &inode, number, &mut known.blocks);
+        }
+    }
+    Ok(known)
+}
+
+fn learn_blocks(ext: &Ext, inode: &Inode, number: u64, into: &mut HashMap<u64, u64>) {
+    for run in ext.map(inode).runs {
+        for block in run.physical..run.physical.saturating_add(run.len.min(1 << 16)) {
+            into.entry(block).or_insert(number);
+        }
+    }
+}
+
+/// Newest first, the states of each inode that the journal knows: one for each generation.
+fn inodes_of(ext: &Ext, history: &[super::journal::Copy], into: &mut BTreeMap<u64, Vec<Old>>) {
+    let Some(journal) = &ext.journal else { return };
+    let size = usize::from(ext.sb.inode_size);
+    let per_block = ext.sb.block_len() / size;
+    let blocks = (u64::from(ext.sb.inodes_per_group) * u64::from(ext.sb.inode_size)).div_ceil(ext.sb.block_size);
+    let tables: BTreeMap<u64, u32> = (0..ext.sb.groups())
+        .map_while(|group| {
+            ext.groups.get(&ext.volume, &ext.sb, group).ok().map(|(found, _)| (found.inode_table, group))
+        })
+        .collect();
+    for copy in history.iter().rev() {
+        let Some((table, group)) = tables.range(..=copy.block).next_back().map(|(table, group)| (*table, *group))
+        else {
+            continue;
+        };
+        let Ok(block) = journal.content(copy) else { continue };
+        if copy.block - table >= blocks {
+            continue;
+        }
+        for index in 0..per_block {
+            let slot = (copy.block - table).saturating_mul(per_block as u64).saturating_add(index as u64);
+            let number = u64::from(group) * u64::from(ext.sb.inodes_per_group) + slot + 1;
+            let (Some(raw), Ok(number)) = (inside(&block, index, size), u32::try_from(number)) else { continue };
+            let Ok(inode) = Inode::parse(&ext.sb, number, copy.block.saturating_mul(ext.sb.block_size), raw) else {
+                continue;
+            };
+            let useful = inode.node.kind.is_some() && inode.node.links > 0 && inode.node.times.deleted.is_none();
+            let states = into.entry(u64::from(number)).or_default();
+            if useful && !states.iter().any(|state| state.inode.node.generation == inode.node.generation) {
+                states.push(Old { inode, sequence: copy.sequence });
+            }
+        }
+    }
+}
+
+/// Names in old copies of blocks of directories.
+fn names_of(ext: &Ext, history: &[super::journal::Copy], known: &mut Known) {
+    let Some(journal) = &ext.journal else { return };
+    let reader = ext.reader(true, ["journal", "journal"]);
+    for copy in history {
+        let (Some(directory), Ok(block)) = (known.blocks.get(&copy.block).copied(), journal.content(copy)) else {
+            continue;
+        };
+        let mut listing = Listing::default();
+        reader.block(0, &block, &mut listing);
+        for entry in listing.entries.into_iter().filter(|entry| entry.inode != 0) {
+            let names = known.names.entry(entry.inode).or_default();
+            match names.iter_mut().find(|one| one.directory == directory && one.name == entry.name) {
+                Some(one) => one.sequence = copy.sequence,
+                None => names.push(Name { directory, name: entry.name, sequence: copy.sequence }),
+            }
+        }
+    }
+}
+
+/// The last path that an inode had before or at `sequence`.
+fn path_of(known: &Known, number: u64, sequence: u32, deep: usize) -> Option<Vec<u8>> {
+    let names = known.names.get(&number)?;
+    let before = names.iter().filter(|name| name.sequence <= sequence).max_by_key(|name| name.sequence);
+    let name = before.or_else(|| names.iter().min_by_key(|name| name.sequence))?;
+    let parent = match known.paths.get(&name.directory) {
+        Some(path) => path.clone(),
+        None if deep < DEEP => path_of(known, name.directory, sequence, deep + 1)
+            .unwrap_or_else(|| format!("/#{}", name.directory).into_bytes()),
+        None => b"/#deep".to_vec(),
+    };
+    Some(join(&parent, &name.name))
+}
+
+fn one(ext: &Ext, known: &Known, inode: Inode, sequence: u32, state: State, source: String) -> Lost {
+    let path = path_of(known, inode.node.inode, sequence, 0);
+    let mut node = inode.node.clone();
+    node.allocated = state == State::Orphan;
+    let in_place = inode.has(INLINE_DATA) || ext.is_fast_link(&inode) || !has_blocks(&inode);
+    if in_place {
+        let content = ext.content_of(&inode, true).ok();
+        return Lost { path, node, state, source, confidence: Confidence::Whole, blocks: 0, reused: 0, content };
+    }
+    let map = ext.map(&inode);
+    let (blocks, reused) = if state == State::Orphan { (count(&map), 0) } else { books(ext, &map) };
+    let confidence = match (blocks, reused) {
+        (0, _) if node.size > 0 || node.times.deleted.is_some() => Confidence::NoMap,
+        (_, 0) if map.odd.is_empty() => Confidence::Whole,
+        (blocks, reused) if blocks == reused => Confidence::Reused,
+        _ => Confidence::Part,
+    };
+    let content: Option<Arc<dyn ReadAt>> = (confidence != Confidence::NoMap).then(|| {
+        let damaged = map.odd.first().cloned();
+        let content = Content::new(Arc::clone(&ext.volume), map.runs, ext.sb.block_size, node.size, damaged);
+        Arc::new(content) as Arc<dyn ReadAt>
+    });
+    Lost { path, node, state, source, confidence, blocks, reused, content }
+}
+
+fn count(map: &Map) -> u64 {
+    map.runs.iter().fold(0, |sum, run| sum.saturating_add(run.len))
+}
+
+/// Blocks of the content, and how many of them are in use by somebody now.
+fn books(ext: &Ext, map: &Map) -> (u64, u64) {
+    let (mut blocks, mut reused) = (0_u64, 0_u64);
+    for run in map.runs.iter().filter(|run| !run.unwritten) {
+        let end = run.physical.saturating_add(run.len).min(ext.sb.blocks);
+        blocks = blocks.saturating_add(run.len);
+        reused = reused.saturating_add(run.len - end.saturating_sub(run.physical).min(run.len));
+        for block in run.physical..end {
+            reused = reused.saturating_add(u64::from(ext.block_in_use(block).unwrap_or(true)));
+        }
+    }
+    (blocks, reused)
+}

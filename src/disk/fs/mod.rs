@@ -1,0 +1,280 @@
+//! What every file system answers. One file or folder each; [`ALL`] is the list.
+//!
+//! Names are bytes. Times have nanoseconds, and one that the file system does not keep is absent. Content is a
+//! [`ReadAt`] with its holes, so that an image inside a file opens like any other.
+
+pub(crate) mod content;
+pub mod ext;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::image::{ReadAt, ReadError};
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+}
+
+impl FileKind {
+    /// Of the upper bits of a POSIX mode.
+    pub fn of_mode(mode: u32) -> Option<Self> {
+        Some(match mode & 0o170_000 {
+            0o100_000 => Self::File,
+            0o040_000 => Self::Directory,
+            0o120_000 => Self::Link,
+            0o020_000 => Self::CharDevice,
+            0o060_000 => Self::BlockDevice,
+            0o010_000 => Self::Fifo,
+            0o140_000 => Self::Socket,
+            _ => return None,
+        })
+    }
+
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Link => "link",
+            Self::CharDevice => "char-device",
+            Self::BlockDevice => "block-device",
+            Self::Fifo => "fifo",
+            Self::Socket => "socket",
+        }
+    }
+
+    /// The letter of `ls` and of the bodyfile.
+    pub fn letter(self) -> char {
+        match self {
+            Self::File => 'r',
+            Self::Directory => 'd',
+            Self::Link => 'l',
+            Self::CharDevice => 'c',
+            Self::BlockDevice => 'b',
+            Self::Fifo => 'p',
+            Self::Socket => 'h',
+        }
+    }
+}
+
+/// Is it there?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// In use.
+    Allocated,
+    /// Was taken away.
+    Deleted,
+    /// In use, and no directory names it.
+    Orphan,
+}
+
+impl State {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allocated => "allocated",
+            Self::Deleted => "deleted",
+            Self::Orphan => "orphan",
+        }
+    }
+}
+
+/// The times of a file; none where the file system keeps none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Content changed.
+    pub modified: Option<Timestamp>,
+    /// Content read.
+    pub accessed: Option<Timestamp>,
+    /// Metadata changed.
+    pub changed: Option<Timestamp>,
+    /// Made.
+    pub born: Option<Timestamp>,
+    /// Deleted.
+    pub deleted: Option<Timestamp>,
+}
+
+/// The metadata of a file.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its number.
+    pub inode: u64,
+    /// Counts how often the number was given out, where that is kept.
+    pub generation: u32,
+    /// What it is; none if the mode makes no sense.
+    pub kind: Option<FileKind>,
+    /// POSIX mode with the kind.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Length in bytes.
+    pub size: u64,
+    /// Names it has.
+    pub links: u32,
+    /// Times.
+    pub times: Times,
+    /// In use, as the file system's own books say.
+    pub allocated: bool,
+    /// Other properties: flags, extended attributes.
+    pub facts: Vec<(String, String)>,
+    /// What is not as it should be.
+    pub odd: Vec<String>,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name as it stands there.
+    pub name: Vec<u8>,
+    /// What it names; 0 if that is gone.
+    pub inode: u64,
+    /// What the directory says it is.
+    pub kind: Option<FileKind>,
+    /// Still there, or what was left of it.
+    pub state: State,
+    /// Where it was found.
+    pub source: &'static str,
+}
+
+/// The names of a directory.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// In the order of the directory, without `.` and `..`.
+    pub entries: Vec<Entry>,
+    /// What could not be read.
+    pub odd: Vec<String>,
+}
+
+/// Blocks of a file that follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// First block of the file.
+    pub logical: u64,
+    /// Blocks.
+    pub len: u64,
+    /// First block of the volume.
+    pub physical: u64,
+    /// Set aside, never written: reads as zeros.
+    pub unwritten: bool,
+}
+
+/// How much of a deleted file is still its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confidence {
+    /// No block was given to another file since.
+    Whole,
+    /// Some were.
+    Part,
+    /// All were.
+    Reused,
+    /// Nothing tells where its content was.
+    NoMap,
+}
+
+impl Confidence {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Part => "part",
+            Self::Reused => "reused",
+            Self::NoMap => "no-map",
+        }
+    }
+}
+
+/// A file that is no longer there.
+#[derive(Clone)]
+pub struct Lost {
+    /// Path from the root as far as it is known.
+    pub path: Option<Vec<u8>>,
+    /// Its metadata, as it last was.
+    pub node: Node,
+    /// Deleted, or an orphan that is still in use.
+    pub state: State,
+    /// Where metadata and map come from.
+    pub source: String,
+    /// How much of it is its own.
+    pub confidence: Confidence,
+    /// Blocks of content.
+    pub blocks: u64,
+    /// Of these, in use by others now.
+    pub reused: u64,
+    /// What is there now at its place.
+    pub content: Option<Arc<dyn ReadAt>>,
+}
+
+/// What can be asked of a file system. All of it is read-only, and by many threads at once.
+pub trait Filesystem: Send + Sync {
+    /// Its name: `ext4`.
+    fn name(&self) -> &'static str;
+    /// What the superblock tells.
+    fn facts(&self) -> Vec<(String, String)>;
+    /// What is not as it should be.
+    fn odd(&self) -> Vec<String>;
+    /// Number of the root directory.
+    fn root(&self) -> u64;
+    /// The numbers that files may have.
+    fn inodes(&self) -> std::ops::RangeInclusive<u64>;
+    /// Bytes of a block.
+    fn block_size(&self) -> u64;
+    /// Metadata of a file.
+    fn node(&self, inode: u64) -> Result<Node, ReadError>;
+    /// Names in a directory; with `deleted`, also what is left of those taken away.
+    fn entries(&self, directory: u64, deleted: bool) -> Result<Listing, ReadError>;
+    /// Content.
+    fn content(&self, inode: u64) -> Result<Arc<dyn ReadAt>, ReadError>;
+    /// What stands behind the end of the content in its last block.
+    fn slack(&self, inode: u64) -> Result<Vec<u8>, ReadError>;
+    /// Where a symbolic link leads.
+    fn target(&self, inode: u64) -> Result<Vec<u8>, ReadError>;
+    /// Blocks of the content, in order.
+    fn runs(&self, inode: u64) -> Result<Vec<Run>, ReadError>;
+    /// Is this block in use?
+    fn block_in_use(&self, block: u64) -> Result<bool, ReadError>;
+    /// Files that are no longer there, in the order of their numbers.
+    fn lost(&self) -> Result<Vec<Lost>, ReadError>;
+}
+
+/// How a file system is opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Show the bytes as they are on the disk, not as they will be once the journal is replayed.
+    pub no_journal: bool,
+}
+
+/// One file system. A record, so that adding one is a file and a row.
+pub struct Driver {
+    /// As in tables.
+    pub name: &'static str,
+    /// Opens it.
+    pub open: fn(Arc<dyn ReadAt>, Options) -> Result<Arc<dyn Filesystem>, ReadError>,
+}
+
+/// The file systems, by the name that [`super::volume::signature`] gives them.
+pub static ALL: &[Driver] = &[Driver { name: "ext", open: ext::open }];
+
+/// Opens the file system in a volume; none if it is of no kind that is read here.
+pub fn open(bytes: &Arc<dyn ReadAt>, options: Options) -> Result<Option<Arc<dyn Filesystem>>, ReadError> {
+    let Some(name) = super::volume::signature::of(bytes.as_ref()) else { return Ok(None) };
+    let driver = ALL.iter().find(|driver| driver.name == name);
+    driver.map(|driver| (driver.open)(Arc::clone(bytes), options)).transpose()
+}
