@@ -16,10 +16,10 @@ pub fn safe(name: &[u8]) -> String {
                 text.push(c);
             } else {
                 let mut bytes = [0; 4];
-                c.encode_utf8(&mut bytes).bytes().for_each(|byte| text.push_str(&format!("%{byte:02x}")));
+                c.encode_utf8(&mut bytes).bytes().for_each(|byte| text.extend(hex(byte)));
             }
         }
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("%{byte:02x}")));
+        chunk.invalid().iter().for_each(|byte| text.extend(hex(*byte)));
     }
     if text.is_empty() || text.chars().all(|c| c == '.') {
         text = text.replace('.', "%2e");
@@ -29,6 +29,12 @@ pub fn safe(name: &[u8]) -> String {
         text.pop();
     }
     text
+}
+
+/// A byte that is not shown as it is.
+fn hex(byte: u8) -> [char; 3] {
+    let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or('?');
+    ['%', digit(byte >> 4), digit(byte & 15)]
 }
 
 /// Names that are in use in one folder, compared without case: a case-blind file system must hold them too.

@@ -62,7 +62,8 @@ fn value(cell: Cell) -> Value {
             Ok(text) => Value::String(text),
             Err(error) => {
                 let bytes = error.into_bytes();
-                let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or('?');
+                let hex: String = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
                 json!({ "hex": hex, "text": super::readable(&bytes) })
             }
         },

@@ -61,8 +61,11 @@ pub(super) fn stat(disk: &Disk, context: &Context) -> Result<Exit> {
     Ok(exit(node.odd.is_empty()))
 }
 
+/// Takes bytes, or the length of a hole that is zero.
+type Take<'a> = &'a mut dyn FnMut(Result<&[u8], u64>) -> io::Result<()>;
+
 /// Reads all of a file, piece by piece. Holes that are zero come as their length.
-pub(super) fn pieces(content: &dyn ReadAt, take: &mut dyn FnMut(Result<&[u8], u64>) -> io::Result<()>) -> Result<()> {
+pub(super) fn pieces(content: &dyn ReadAt, take: Take<'_>) -> Result<()> {
     let mut buffer = vec![0; crate::disk::us(CHUNK.min(content.len()))];
     for extent in map::walk(content, 0..content.len()) {
         let extent = extent?;

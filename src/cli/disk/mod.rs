@@ -102,5 +102,5 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
 
 /// For arguments of verbs.
 fn size(text: &str) -> Result<u64, String> {
-    units::bytes(text).map_err(|error| error.to_string())
+    units::bytes(text)
 }

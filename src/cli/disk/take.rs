@@ -50,6 +50,12 @@ fn name(bytes: &[u8]) -> serde_json::Value {
         .map_or_else(|_| json!({ "hex": crate::image::hex(bytes), "text": readable(bytes) }), |text| json!(text))
 }
 
+fn put(line: &mut serde_json::Value, key: &str, value: serde_json::Value) {
+    if let Some(line) = line.as_object_mut() {
+        line.insert(key.to_owned(), value);
+    }
+}
+
 impl Tree {
     fn create(args: &TakeArgs) -> Result<Self> {
         let made = || format!("could not make {}; it must not exist yet", args.output.display());
@@ -88,7 +94,7 @@ impl Tree {
         path: &[u8],
         node: &Node,
         content: Option<Arc<dyn ReadAt>>,
-        more: serde_json::Value,
+        more: &serde_json::Value,
     ) -> Result<()> {
         let cut = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
         let (above, own) = (path.get(..cut).unwrap_or_default(), path.get(cut + 1..).unwrap_or_default());
@@ -106,7 +112,7 @@ impl Tree {
                 let full = format!("{}/{safe}", below.path);
                 let mut file = below.folder.file(&safe).with_context(|| format!("could not make {full}"))?;
                 let written = write(content.as_ref(), &mut file);
-                line["file"] = json!(full);
+                put(&mut line, "file", json!(full));
                 match written {
                     Ok(written) if written.missing == 0 => json!("complete"),
                     Ok(written) => {
@@ -120,7 +126,7 @@ impl Tree {
                 }
             }
         };
-        line["outcome"] = outcome;
+        put(&mut line, "outcome", outcome);
         writeln!(self.manifest, "{line}").context("could not write the manifest")
     }
 }
@@ -136,7 +142,7 @@ pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
     let mut tree = Tree::create(args)?;
     if node.kind != Some(FileKind::Directory) {
         let content = content_of(mounted.fs.as_ref(), &node).transpose()?;
-        tree.file(&path, &node, content, json!({}))?;
+        tree.file(&path, &node, content, &json!({}))?;
         return Ok(exit(tree.good));
     }
     let whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
@@ -149,14 +155,14 @@ pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
         }
         let mut more = json!({});
         if node.kind == Some(FileKind::Link) {
-            more["target"] = mounted.fs.target(node.inode).map_or(json!(null), |target| name(&target));
+            put(&mut more, "target", mounted.fs.target(node.inode).map_or(json!(null), |target| name(&target)));
         }
         let content = content_of(mounted.fs.as_ref(), &node).transpose().unwrap_or_else(|error| {
             tree.good = false;
-            more["error"] = json!(error.to_string());
+            put(&mut more, "error", json!(error.to_string()));
             None
         });
-        tree.file(&found.path, &node, content, more)
+        tree.file(&found.path, &node, content, &more)
     })?;
     Ok(exit(whole && tree.good))
 }
@@ -171,7 +177,7 @@ pub(super) fn recover(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
         let more = json!({
             "source": lost.source, "confidence": lost.confidence.name(), "blocks": lost.blocks, "reused": lost.reused,
         });
-        tree.file(&path, &lost.node, content, more)?;
+        tree.file(&path, &lost.node, content, &more)?;
     }
     Ok(exit(tree.good))
 }

@@ -124,14 +124,20 @@ fn escaped(path: &[u8]) -> String {
         for c in chunk.valid().chars() {
             if c == '|' || c == '\\' || c.is_control() {
                 let mut bytes = [0; 4];
-                c.encode_utf8(&mut bytes).bytes().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+                c.encode_utf8(&mut bytes).bytes().for_each(|byte| text.extend(hex(byte)));
             } else {
                 text.push(c);
             }
         }
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+        chunk.invalid().iter().for_each(|byte| text.extend(hex(*byte)));
     }
     text
+}
+
+/// A byte that is not shown as it is.
+fn hex(byte: u8) -> [char; 4] {
+    let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or('?');
+    ['\\', 'x', digit(byte >> 4), digit(byte & 15)]
 }
 
 fn permissions(kind: char, mode: u32) -> String {

@@ -261,12 +261,15 @@ pub struct Options {
     pub no_journal: bool,
 }
 
+/// A file system, or why not.
+pub type Opening = Result<Arc<dyn Filesystem>, ReadError>;
+
 /// One file system. A record, so that adding one is a file and a row.
 pub struct Driver {
     /// As in tables.
     pub name: &'static str,
     /// Opens it.
-    pub open: fn(Arc<dyn ReadAt>, Options) -> Result<Arc<dyn Filesystem>, ReadError>,
+    pub open: fn(Arc<dyn ReadAt>, Options) -> Opening,
 }
 
 /// The file systems, by the name that [`super::volume::signature`] gives them.

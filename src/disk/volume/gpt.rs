@@ -24,12 +24,12 @@ struct Header {
 }
 
 /// The partitions, if the disk has a GPT.
-pub(super) fn read(disk: &dyn ReadAt, odd: &mut Vec<String>) -> Result<Option<Vec<Raw>>, ReadError> {
+pub(super) fn read(disk: &dyn ReadAt, odd: &mut Vec<String>) -> Option<Vec<Raw>> {
     let mut why = Vec::new();
     for sector in [512_u64, 4096] {
         if let Some(list) = attempt(disk, sector, sector, &mut why) {
             check_backup(disk, &list.0, odd);
-            return Ok(Some(list.1));
+            return Some(list.1);
         }
     }
     for sector in [512_u64, 4096] {
@@ -37,15 +37,14 @@ pub(super) fn read(disk: &dyn ReadAt, odd: &mut Vec<String>) -> Result<Option<Ve
         if let Some(list) = attempt(disk, at, sector, &mut why) {
             odd.append(&mut why);
             odd.push(format!("the backup GPT header at {at:#x} was used"));
-            return Ok(Some(list.1));
+            return Some(list.1);
         }
     }
-    if why.is_empty() {
-        return Ok(None);
+    if !why.is_empty() {
+        odd.append(&mut why);
+        odd.push("there is a GPT, and neither of its headers can be used".to_owned());
     }
-    odd.append(&mut why);
-    odd.push("there is a GPT, and neither of its headers can be used".to_owned());
-    Ok(None)
+    None
 }
 
 /// Header and entries at `at`, or a word on why not, if there is something like a header.
@@ -155,6 +154,7 @@ fn check_backup(disk: &dyn ReadAt, first: &Header, odd: &mut Vec<String>) {
 }
 
 /// The usual way to write one: the first three groups are little-endian.
+#[expect(clippy::many_single_char_names, reason = "eight bytes that change places")]
 fn guid(bytes: &[u8; 16]) -> String {
     let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
     let head = format!("{d:02x}{c:02x}{b:02x}{a:02x}-{f:02x}{e:02x}-{h:02x}{g:02x}");

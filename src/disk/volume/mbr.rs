@@ -44,7 +44,10 @@ fn slots(disk: &dyn ReadAt, at: u64) -> Result<Option<[Slot; 4]>, ReadError> {
 fn sane(slots: &[Slot; 4], disk: &dyn ReadAt) -> bool {
     let used = slots.iter().filter(|slot| slot.kind != 0);
     let good = |slot: &Slot| {
-        slot.active & 0x7f == 0 && slot.first > 0 && slot.sectors > 0 && u64::from(slot.first) * SECTOR < disk.len()
+        matches!(slot.active, 0 | 0x80)
+            && slot.first > 0
+            && slot.sectors > 0
+            && u64::from(slot.first) * SECTOR < disk.len()
     };
     used.clone().count() > 0 && used.clone().all(good)
 }

@@ -111,7 +111,7 @@ pub(super) struct Raw {
 pub fn scan(disk: &Arc<dyn ReadAt>) -> Result<Volumes, ReadError> {
     let mut odd = Vec::new();
     let front = signature::of(disk.as_ref());
-    let found = match gpt::read(disk.as_ref(), &mut odd)? {
+    let found = match gpt::read(disk.as_ref(), &mut odd) {
         Some(list) => Some(("gpt", list)),
         None => mbr::read(disk.as_ref(), &mut odd)?.map(|list| ("mbr", list)),
     };

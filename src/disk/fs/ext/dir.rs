@@ -121,7 +121,11 @@ impl Reader {
         let text = !raw.name.is_empty() && !raw.name.contains(&b'/') && !raw.name.contains(&0);
         let dots = raw.name == b"." || raw.name == b"..";
         let kind = !self.kinds || (1..=7).contains(&raw.kind);
-        text && !dots && kind && raw.inode <= self.inodes && raw.len % 4 == 0 && here + 8 + raw.name.len() <= to
+        text && !dots
+            && kind
+            && raw.inode <= self.inodes
+            && raw.len.is_multiple_of(4)
+            && here + 8 + raw.name.len() <= to
     }
 }
 

@@ -110,22 +110,21 @@ impl Groups {
         let number = u32::try_from(inside / per_group).unwrap_or(u32::MAX);
         let (group, _) = self.get(volume, sb, number)?;
         if group.flags & BLOCK_UNINIT != 0 && sb.ro_compat & 0x410 != 0 {
-            return Ok(self.is_metadata(sb, number, &group, block));
+            return Ok(is_metadata(sb, number, &group, block));
         }
         let bitmap = self.block(volume, sb, "ext block bitmap", group.block_bitmap)?;
         let index = u32::try_from(inside % per_group / sb.cluster_blocks).unwrap_or(u32::MAX);
         Ok(bit(&bitmap, index))
     }
+}
 
-    /// Whether a group that has no bitmap yet keeps its own things there.
-    #[expect(clippy::unused_self, reason = "reads like the others")]
-    fn is_metadata(&self, sb: &Superblock, number: u32, group: &Group, block: u64) -> bool {
-        let table = u64::from(sb.inodes_per_group) * u64::from(sb.inode_size) / sb.block_size;
-        block == group.block_bitmap
-            || block == group.inode_bitmap
-            || (group.inode_table..group.inode_table.saturating_add(table)).contains(&block)
-            || (sb.has_super(number) && block == sb.group_start(number))
-    }
+/// Whether a group that has no bitmap yet keeps its own things there.
+fn is_metadata(sb: &Superblock, number: u32, group: &Group, block: u64) -> bool {
+    let table = u64::from(sb.inodes_per_group) * u64::from(sb.inode_size) / sb.block_size;
+    block == group.block_bitmap
+        || block == group.inode_bitmap
+        || (group.inode_table..group.inode_table.saturating_add(table)).contains(&block)
+        || (sb.has_super(number) && block == sb.group_start(number))
 }
 
 fn bit(bitmap: &[u8], index: u32) -> bool {

@@ -22,7 +22,7 @@ const DEEP: usize = 256;
 /// A name that an inode had, where, and when the journal saw it.
 struct Name {
     directory: u64,
-    name: Vec<u8>,
+    bytes: Vec<u8>,
     sequence: u32,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn all(ext: &Ext) -> Result<Vec<Lost>, ReadError> {
             let empty = now.node.size == 0 && ext.map(&now).runs.is_empty();
             if (dead || orphan) && !(empty && better) {
                 let state = if orphan { State::Orphan } else { State::Deleted };
-                lost.push(one(ext, &known, now, u32::MAX, state, "inode table".to_owned()));
+                lost.push(one(ext, &known, &now, u32::MAX, state, "inode table".to_owned()));
             }
         }
         for Old { inode, sequence } in old.remove(&number).unwrap_or_default() {
@@ -80,9 +80,10 @@ pub(super) fn all(ext: &Ext) -> Result<Vec<Lost>, ReadError> {
                 .rev()
                 .take(4)
                 .any(|lost: &Lost| lost.node.inode == number && lost.node.generation == inode.node.generation);
-            if !(same && live) && !told {
+            let now_live = same && live;
+            if !now_live && !told {
                 let source = format!("journal transaction {sequence}");
-                lost.push(one(ext, &known, inode, sequence, State::Deleted, source));
+                lost.push(one(ext, &known, &inode, sequence, State::Deleted, source));
             }
         }
     }
@@ -114,7 +115,7 @@ fn live(ext: &Ext) -> Result<Known, ReadError> {
             // The parent's number is looked up below, when all paths are known.
             let directory =
                 known.paths.iter().find(|(_, path)| path.as_slice() == parent).map_or(2, |(number, _)| *number);
-            let name = Name { directory, name: found.entry.name, sequence: 0 };
+            let name = Name { directory, bytes: found.entry.name, sequence: 0 };
             known.names.entry(number).or_default().push(name);
         }
         Ok(())
@@ -183,9 +184,9 @@ fn names_of(ext: &Ext, history: &[super::journal::Copy], known: &mut Known) {
         reader.block(0, &block, &mut listing);
         for entry in listing.entries.into_iter().filter(|entry| entry.inode != 0) {
             let names = known.names.entry(entry.inode).or_default();
-            match names.iter_mut().find(|one| one.directory == directory && one.name == entry.name) {
+            match names.iter_mut().find(|one| one.directory == directory && one.bytes == entry.name) {
                 Some(one) => one.sequence = copy.sequence,
-                None => names.push(Name { directory, name: entry.name, sequence: copy.sequence }),
+                None => names.push(Name { directory, bytes: entry.name, sequence: copy.sequence }),
             }
         }
     }
@@ -202,19 +203,19 @@ fn path_of(known: &Known, number: u64, sequence: u32, deep: usize) -> Option<Vec
             .unwrap_or_else(|| format!("/#{}", name.directory).into_bytes()),
         None => b"/#deep".to_vec(),
     };
-    Some(join(&parent, &name.name))
+    Some(join(&parent, &name.bytes))
 }
 
-fn one(ext: &Ext, known: &Known, inode: Inode, sequence: u32, state: State, source: String) -> Lost {
+fn one(ext: &Ext, known: &Known, inode: &Inode, sequence: u32, state: State, source: String) -> Lost {
     let path = path_of(known, inode.node.inode, sequence, 0);
     let mut node = inode.node.clone();
     node.allocated = state == State::Orphan;
-    let in_place = inode.has(INLINE_DATA) || ext.is_fast_link(&inode) || !has_blocks(&inode);
+    let in_place = inode.has(INLINE_DATA) || ext.is_fast_link(inode) || !has_blocks(inode);
     if in_place {
-        let content = ext.content_of(&inode, true).ok();
+        let content = ext.content_of(inode, true).ok();
         return Lost { path, node, state, source, confidence: Confidence::Whole, blocks: 0, reused: 0, content };
     }
-    let map = ext.map(&inode);
+    let map = ext.map(inode);
     let (blocks, reused) = if state == State::Orphan { (count(&map), 0) } else { books(ext, &map) };
     let confidence = match (blocks, reused) {
         (0, _) if node.size > 0 || node.times.deleted.is_some() => Confidence::NoMap,
