@@ -26,7 +26,7 @@ mod sign;
 mod tree;
 pub mod verify;
 
-pub(crate) use disk::Disk;
+pub(crate) use self::disk::Disk;
 pub use error::CaseError;
 pub use exhibit::{Draft, Sealed};
 pub use folder::{Case, VERIFY_SH};

@@ -91,13 +91,14 @@ impl Tree {
     /// Writes one file and its line. What cannot be written is said there, and does not stop the rest.
     fn file(
         &mut self,
-        path: &[u8],
+        (path, own): (&[u8], &[u8]),
         node: &Node,
         content: Option<Arc<dyn ReadAt>>,
         more: &serde_json::Value,
     ) -> Result<()> {
-        let cut = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-        let (above, own) = (path.get(..cut).unwrap_or_default(), path.get(cut + 1..).unwrap_or_default());
+        // A name from a hostile directory may hold a `/` itself.
+        let cut = path.len().saturating_sub(own.len() + 1);
+        let above = path.get(..cut).unwrap_or_default();
         let mut line = json!({
             "path": name(path), "inode": node.inode, "size": node.size, "mode": format!("{:04o}", node.mode & 0o7777),
             "kind": node.kind.map_or("unknown", FileKind::name), "uid": node.uid, "gid": node.gid,
@@ -131,6 +132,11 @@ impl Tree {
     }
 }
 
+/// What stands behind the last `/`.
+fn last(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
+}
+
 /// What is to be written of a file; a directory is made, a link is only told of.
 fn content_of(fs: &dyn Filesystem, node: &Node) -> Option<Result<Arc<dyn ReadAt>, crate::image::ReadError>> {
     (node.kind == Some(FileKind::File)).then(|| fs.content(node.inode))
@@ -142,7 +148,7 @@ pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
     let mut tree = Tree::create(args)?;
     if node.kind != Some(FileKind::Directory) {
         let content = content_of(mounted.fs.as_ref(), &node).transpose()?;
-        tree.file(&path, &node, content, &json!({}))?;
+        tree.file((&path, last(&path)), &node, content, &json!({}))?;
         return Ok(exit(tree.good));
     }
     let whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
@@ -162,7 +168,7 @@ pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
             put(&mut more, "error", json!(error.to_string()));
             None
         });
-        tree.file(&found.path, &node, content, &more)
+        tree.file((&found.path, &found.entry.name), &node, content, &more)
     })?;
     Ok(exit(whole && tree.good))
 }
@@ -177,7 +183,7 @@ pub(super) fn recover(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
         let more = json!({
             "source": lost.source, "confidence": lost.confidence.name(), "blocks": lost.blocks, "reused": lost.reused,
         });
-        tree.file(&path, &lost.node, content, &more)?;
+        tree.file((&path, last(&path)), &lost.node, content, &more)?;
     }
     Ok(exit(tree.good))
 }
