@@ -57,7 +57,7 @@ pub(super) fn all(ext: &Ext) -> Result<Vec<Lost>, ReadError> {
     }
     names_of(ext, &history, &mut known);
     let mut lost = Vec::new();
-    for number in u64::from(first_inode(ext))..=u64::from(ext.sb.inodes) {
+    for number in numbers(ext) {
         let now = ext.inode(number).ok();
         let live = now.as_ref().is_some_and(|now| now.node.allocated && now.node.links > 0);
         let generation = now.as_ref().map(|now| now.node.generation);
@@ -90,6 +90,19 @@ pub(super) fn all(ext: &Ext) -> Result<Vec<Lost>, ReadError> {
     Ok(lost)
 }
 
+/// Inodes that are not the file system's own, of the groups whose table is on the volume: a superblock may claim
+/// any number of them.
+fn numbers(ext: &Ext) -> impl Iterator<Item = u64> {
+    let per_group = u64::from(ext.sb.inodes_per_group);
+    let last = u64::from(ext.sb.inodes);
+    let groups = (0..u64::from(ext.sb.groups())).map(move |group| group * per_group + 1);
+    // Descriptors follow each other: behind the first that is not there, none is.
+    let there = groups.map_while(|first| ext.place_of(first).ok().map(|(_, at)| (first, at)));
+    let there = there.filter(|(_, at)| *at < ext.volume.len());
+    let all = there.flat_map(move |(first, _)| first..=(first + per_group - 1).min(last));
+    all.skip_while(|number| *number < u64::from(first_inode(ext)))
+}
+
 /// The first inode that is not the file system's own.
 fn first_inode(ext: &Ext) -> u32 {
     11.min(ext.sb.inodes)
@@ -100,6 +113,7 @@ fn live(ext: &Ext) -> Result<Known, ReadError> {
     let mut known = Known::default();
     known.paths.insert(2, Vec::new());
     let mut directories = vec![2];
+    let mut numbers = HashMap::from([(Vec::new(), 2)]);
     let how = How { recursive: true, deleted: true };
     walk::walk::<ReadError>(ext, (2, b"/"), how, &mut |_| {}, &mut |found| {
         let number = found.entry.inode;
@@ -107,14 +121,14 @@ fn live(ext: &Ext) -> Result<Known, ReadError> {
         if found.entry.state == State::Allocated {
             known.named.insert(number);
             if found.node.is_ok_and(|node| node.kind == Some(FileKind::Directory)) {
+                numbers.entry(found.path.clone()).or_insert(number);
                 known.paths.entry(number).or_insert(found.path);
                 directories.push(number);
             }
         } else if number != 0 {
             let parent = found.path.get(..cut).unwrap_or_default();
-            // The parent's number is looked up below, when all paths are known.
-            let directory =
-                known.paths.iter().find(|(_, path)| path.as_slice() == parent).map_or(2, |(number, _)| *number);
+            // A directory comes before what is in it.
+            let directory = numbers.get(parent).copied().unwrap_or(2);
             let name = Name { directory, bytes: found.entry.name, sequence: 0 };
             known.names.entry(number).or_default().push(name);
         }

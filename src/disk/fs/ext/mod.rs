@@ -175,6 +175,16 @@ impl Ext {
             let text = inode.block.get(..us(size)).unwrap_or_default();
             return Ok(Arc::new(InMemory(text.to_vec())));
         }
+        // Blocks of a file have numbers of 32 bits.
+        let longest = self.sb.block_size << 32;
+        if size > longest {
+            return Err(ReadError::corrupt(
+                "ext inode",
+                inode.node.inode,
+                format_args!("at most {longest} bytes"),
+                size,
+            ));
+        }
         let map = self.map(inode);
         let damaged = map.odd.into_iter().next().filter(|_| strict);
         Ok(Arc::new(Content::new(Arc::clone(&self.volume), map.runs, self.sb.block_size, size, damaged)))
