@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let options = Options { wrapping: Some("vdi".to_owned()), ..Options::default() };
-    let below = Below { bytes: Arc::new(InMemory(bytes.to_vec())), place: None, options };
+    let below = Below::bytes(Arc::new(InMemory(bytes.to_vec())), options);
     let Ok(image) = open_below(below) else { return };
     let mut buffer = vec![0; 1 << 20];
     for extent in map::walk(image.bytes().as_ref(), 0..image.bytes().len()).take(10_000) {

@@ -40,8 +40,9 @@ pub fn in_order<E: From<ReadError>>(
         for _ in 0..workers {
             let (order, orders) = sync_channel::<Range<u64>>(AHEAD);
             let (done, ready) = sync_channel(AHEAD);
-            scope.spawn(move || work(image, &orders, &done));
-            lanes.push((order, ready));
+            let (empty, empties) = sync_channel(AHEAD);
+            scope.spawn(move || work(image, &orders, &done, &empties));
+            lanes.push(Lane { order, ready, empty });
         }
         let mut plan = Plan { parts: map::walk(image, range), part: None, chunk: chunk(image) };
         let mut waiting = std::collections::VecDeque::new();
@@ -54,7 +55,7 @@ pub fn in_order<E: From<ReadError>>(
                     Some(Ok(Part::Read(range))) => {
                         let lane = turn % workers;
                         turn += 1;
-                        if let Some((order, _)) = lanes.get(lane) {
+                        if let Some(Lane { order, .. }) = lanes.get(lane) {
                             // A lane that ended says why when its answer is taken.
                             let _ = order.send(range);
                         }
@@ -69,14 +70,26 @@ pub fn in_order<E: From<ReadError>>(
                 Some(Err(error)) => return Err(error.into()),
                 Some(Ok(Due::Hole(extent))) => take(Chunk::Hole(extent))?,
                 Some(Ok(Due::Lane(lane))) => {
-                    let answer = lanes.get(lane).and_then(|(_, ready)| ready.recv().ok());
+                    let answer = lanes.get(lane).and_then(|lane| lane.ready.recv().ok());
                     let gone = || ReadError::caller("read the image", "a thread that read it ended");
                     let (at, bytes) = answer.ok_or_else(gone)??;
                     take(Chunk::Data { at, bytes: &bytes })?;
+                    if let Some(lane) = lanes.get(lane) {
+                        // If the lane ended, the buffer goes as well.
+                        let _ = lane.empty.try_send(bytes);
+                    }
                 }
             }
         }
     })
+}
+
+/// The ends of one thread: what it is to read, what it has read, and buffers that are free again. A fresh buffer costs
+/// more than reading into it: the system has to find and clear its pages.
+struct Lane {
+    order: SyncSender<Range<u64>>,
+    ready: Receiver<Answer>,
+    empty: SyncSender<Vec<u8>>,
 }
 
 enum Due {
@@ -123,10 +136,11 @@ impl Iterator for Plan<'_> {
 
 type Answer = Result<(u64, Vec<u8>), ReadError>;
 
-fn work(image: &dyn ReadAt, orders: &Receiver<Range<u64>>, done: &SyncSender<Answer>) {
+fn work(image: &dyn ReadAt, orders: &Receiver<Range<u64>>, done: &SyncSender<Answer>, empties: &Receiver<Vec<u8>>) {
     while let Ok(range) = orders.recv() {
         let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
-        let mut bytes = vec![0; len];
+        let mut bytes = empties.try_recv().unwrap_or_default();
+        bytes.resize(len, 0);
         let answer = image.read_at(range.start, &mut bytes).map(|()| (range.start, bytes));
         let failed = answer.is_err();
         if done.send(answer).is_err() || failed {

@@ -159,7 +159,7 @@ mod tests {
             NOACCESS 5 FLAT \"x.vmdk\" 128\nddb.uuid = \"60 00\"\n\0garbage";
         let descriptor = parse(512, text).unwrap();
         assert_eq!(descriptor.cid, Some(0x0e3c_9a12));
-        assert_eq!(descriptor.parent_cid, Some((560, 0x7475_b330)));
+        assert_eq!(descriptor.parent_cid, Some((558, 0x7475_b330)));
         assert_eq!(descriptor.parent.as_deref(), Some(&b"a = b.vmdk"[..]));
         let lines: Vec<_> = descriptor.lines.iter().map(|l| (l.closed, l.sectors, l.kind.as_str(), l.offset)).collect();
         assert_eq!(lines, [(false, 83_886_080, "VMFSSPARSE", 0), (false, 63, "ZERO", 0), (true, 5, "FLAT", 128)]);
