@@ -5,9 +5,11 @@
 //! while it is written, sealed, and noted in the case's custody log. Imports run one way, see `ARCHITECTURE.md`.
 
 pub mod acquire;
+pub mod analyzer;
 pub mod case;
 pub mod cli;
 pub mod export;
 pub mod image;
+pub mod memory;
 pub mod progress;
 pub mod report;

@@ -15,7 +15,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("acquire", &["impound_backends", "progress", "report", "case"]),
     ("image", &["impound_backends", "progress", "report", "case"]),
     ("export", &["impound_backends", "progress", "report", "case", "image"]),
-    ("cli", &["impound_backends", "progress", "report", "case", "acquire", "image", "export"]),
+    ("memory", &["progress", "report", "image"]),
+    ("analyzer", &["progress", "report", "image", "memory"]),
+    ("cli", &["impound_backends", "progress", "report", "case", "acquire", "image", "export", "memory", "analyzer"]),
     ("main", &["cli"]),
 ];
 /// Crates for the program around the library, and where they may be named.

@@ -9,6 +9,7 @@ mod doctor;
 mod exit;
 mod export;
 mod image;
+mod memory;
 mod meta;
 mod progress;
 mod show;
@@ -55,6 +56,8 @@ enum Verb {
     Case(case::Args),
     /// Tell what an image is, layer by layer, and what of it is there
     Image(image::Args),
+    /// Ask what a guest's memory holds: its kernel, processes, files, sockets, and what hides there
+    Memory(memory::Args),
     /// Copy an exhibit or an image into another format, and prove that it holds the same
     Export(export::Args),
     /// Tell what is missing on this machine or that host, and the command that mends it
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
         Verb::Verify(args) => verify::run(&args, &context),
         Verb::Case(args) => case::run(args, &context),
         Verb::Image(args) => image::run(&args, &context),
+        Verb::Memory(args) => memory::run(&args, &context),
         Verb::Export(args) => export::run(&args, &context),
         Verb::Doctor(args) => doctor::run(&args, &context),
         Verb::Guardian(args) => case::stand_guard(&args, &context),
