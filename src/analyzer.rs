@@ -4,7 +4,7 @@ use crate::memory::Outcome;
 use crate::memory::linux::{Ask, Kernel};
 use crate::report::{Column, Rows};
 
-use crate::memory::linux::pslist;
+use crate::memory::linux::{envars, lsmod, lsof, maps, psaux, pslist, pstree};
 
 /// One question.
 pub struct Analyzer {
@@ -35,7 +35,15 @@ const fn linux(
 }
 
 /// All of them, in the order in which `all` asks.
-pub static ALL: &[Analyzer] = &[linux("linux.pslist", "processes of the kernel's list", pslist::COLUMNS, pslist::run)];
+pub static ALL: &[Analyzer] = &[
+    linux("linux.pslist", "processes of the kernel's list", pslist::COLUMNS, pslist::run),
+    linux("linux.pstree", "the same, each below its parent", pstree::COLUMNS, pstree::run),
+    linux("linux.psaux", "what each process was started with", psaux::COLUMNS, psaux::run),
+    linux("linux.envars", "the environment each process was started with", envars::COLUMNS, envars::run),
+    linux("linux.lsmod", "modules of the kernel's list", lsmod::COLUMNS, lsmod::run),
+    linux("linux.lsof", "open files of each process", lsof::COLUMNS, lsof::run),
+    linux("linux.proc.maps", "what each process has mapped", maps::COLUMNS, maps::run),
+];
 
 /// The one of this name.
 pub fn by_name(name: &str) -> Option<&'static Analyzer> {

@@ -67,6 +67,33 @@ impl Kernel {
         Ok(walked)
     }
 
+    /// The structures `of` that stand by their member `link` in the red-black tree below `root`, in its order.
+    pub fn tree(&self, root: u64, of: &str, link: &'static str) -> Outcome<Walked<'_>> {
+        let id = self.types.find(of).ok_or_else(|| MemoryError::NoType(of.to_owned()))?;
+        let back = self.offset(of, link)?;
+        let mut walked = Walked { members: Vec::new(), broken: None };
+        let (mut seen, mut above, mut at) = (HashSet::new(), Vec::new(), root);
+        loop {
+            while at != 0 {
+                if !seen.insert(at) || seen.len() > MOST {
+                    walked.broken = Some(MemoryError::corrupt("a tree", at, "it leads back into itself"));
+                    return Ok(walked);
+                }
+                above.push(at);
+                at = self.object("rb_node", at)?.u64("rb_left").unwrap_or_else(|error| {
+                    walked.broken = Some(error);
+                    0
+                });
+            }
+            let Some(node) = above.pop() else { return Ok(walked) };
+            walked.members.push(self.of_type(id, node.wrapping_sub(back)));
+            at = self.object("rb_node", node)?.u64("rb_right").unwrap_or_else(|error| {
+                walked.broken = Some(error);
+                0
+            });
+        }
+    }
+
     /// The entries of the radix tree or xarray `root`, with their numbers.
     pub fn xarray(&self, root: Object<'_>) -> Outcome<Vec<(u64, u64)>> {
         let head = root.either(&["xa_head", "rnode"])?.value()?;

@@ -4,12 +4,20 @@
 //! the same names, so that an examiner finds what they know.
 
 mod discover;
+pub mod envars;
+mod files;
 pub mod info;
 pub mod isf;
 mod list;
+pub mod lsmod;
+pub mod lsof;
+pub mod maps;
 mod object;
+pub mod psaux;
 pub mod pslist;
+pub mod pstree;
 mod task;
+mod vma;
 pub mod vmcoreinfo;
 
 use std::collections::HashMap;
