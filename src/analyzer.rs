@@ -4,7 +4,10 @@ use crate::memory::Outcome;
 use crate::memory::linux::{Ask, Kernel};
 use crate::report::{Column, Rows};
 
-use crate::memory::linux::{envars, lsmod, lsof, maps, psaux, pslist, pstree};
+use crate::memory::linux::{
+    bash, boottime, capabilities, envars, kmsg, kthreads, lsmod, lsof, maps, mountinfo, pidhashtable, psaux, pslist,
+    psscan, pstree, sockets,
+};
 
 /// One question.
 pub struct Analyzer {
@@ -43,6 +46,15 @@ pub static ALL: &[Analyzer] = &[
     linux("linux.lsmod", "modules of the kernel's list", lsmod::COLUMNS, lsmod::run),
     linux("linux.lsof", "open files of each process", lsof::COLUMNS, lsof::run),
     linux("linux.proc.maps", "what each process has mapped", maps::COLUMNS, maps::run),
+    linux("linux.sockstat", "sockets of each process", sockets::COLUMNS, sockets::run),
+    linux("linux.mountinfo", "mounts of each namespace", mountinfo::COLUMNS, mountinfo::run),
+    linux("linux.kmsg", "the kernel's log", kmsg::COLUMNS, kmsg::run),
+    linux("linux.bash", "what was typed into shells", bash::COLUMNS, bash::run),
+    linux("linux.boottime", "when the guest was booted", boottime::COLUMNS, boottime::run),
+    linux("linux.kthreads", "threads of the kernel and what they run", kthreads::COLUMNS, kthreads::run),
+    linux("linux.psscan", "processes anywhere in memory, listed or not", psscan::COLUMNS, psscan::run),
+    linux("linux.pidhashtable", "processes of the table of numbers", pidhashtable::COLUMNS, pidhashtable::run),
+    linux("linux.capabilities", "what each process may do", capabilities::COLUMNS, capabilities::run),
 ];
 
 /// The one of this name.

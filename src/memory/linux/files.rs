@@ -220,7 +220,7 @@ impl Kernel {
             if !seen.insert(space.at) {
                 continue;
             }
-            let mounts = if space.has("mounts") {
+            let mounts = if space.has("mounts.rb_node") {
                 self.tree(space.u64("mounts.rb_node")?, "mount", "mnt_node")?
             } else {
                 self.list(space.get("list")?.at, "mount", "mnt_list")?

@@ -49,7 +49,8 @@ fn row(task: &Task<'_>, vma: &Vma<'_>) -> Outcome<Vec<Cell>> {
         Cell::Address(vma.start),
         Cell::Address(vma.end),
         Cell::text(vma.protection()),
-        uint(vma.object.u64("vm_pgoff").map(|pages| pages.wrapping_mul(4096))),
+        // Of memory without a file the kernel keeps another number there.
+        uint(vma.file().and_then(|_| Ok(vma.object.u64("vm_pgoff")?.wrapping_mul(4096)))),
         part(20, 0xfff),
         part(0, 0xf_ffff),
         uint(inode("f_inode.i_ino")),

@@ -3,19 +3,28 @@
 //! Structures and their members are named as in the kernel's own sources; columns are at least those of Volatility 3's plugins of
 //! the same names, so that an examiner finds what they know.
 
+pub mod bash;
+pub mod boottime;
+pub mod capabilities;
 mod discover;
 pub mod envars;
 mod files;
 pub mod info;
 pub mod isf;
+pub mod kmsg;
+pub mod kthreads;
 mod list;
 pub mod lsmod;
 pub mod lsof;
 pub mod maps;
+pub mod mountinfo;
 mod object;
+pub mod pidhashtable;
 pub mod psaux;
 pub mod pslist;
+pub mod psscan;
 pub mod pstree;
+pub mod sockets;
 mod task;
 mod vma;
 pub mod vmcoreinfo;
