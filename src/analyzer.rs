@@ -5,8 +5,8 @@ use crate::memory::linux::{Ask, Kernel};
 use crate::report::{Column, Rows};
 
 use crate::memory::linux::{
-    bash, boottime, capabilities, envars, kmsg, kthreads, lsmod, lsof, maps, mountinfo, pidhashtable, psaux, pslist,
-    psscan, pstree, sockets,
+    bash, boottime, capabilities, check_syscall, elfs, envars, findings, hidden_modules, hooks, ip, kmsg, kthreads,
+    lsmod, lsof, malfind, maps, mountinfo, pidhashtable, psaux, pslist, psscan, pstree, sockets, suspects, tables,
 };
 
 /// One question.
@@ -55,6 +55,45 @@ pub static ALL: &[Analyzer] = &[
     linux("linux.psscan", "processes anywhere in memory, listed or not", psscan::COLUMNS, psscan::run),
     linux("linux.pidhashtable", "processes of the table of numbers", pidhashtable::COLUMNS, pidhashtable::run),
     linux("linux.capabilities", "what each process may do", capabilities::COLUMNS, capabilities::run),
+    linux(
+        "linux.check_syscall",
+        "tables of system calls, and what they lead to",
+        check_syscall::COLUMNS,
+        check_syscall::run,
+    ),
+    linux(
+        "linux.check_modules",
+        "modules that sysfs shows and the list does not",
+        hidden_modules::COLUMNS,
+        hidden_modules::run_check,
+    ),
+    linux(
+        "linux.hidden_modules",
+        "modules that are anywhere but in the list",
+        hidden_modules::COLUMNS,
+        hidden_modules::run,
+    ),
+    linux("linux.malfind", "executable memory of programs without a file", malfind::COLUMNS, malfind::run),
+    linux("linux.elfs", "ELF files mapped into each process", elfs::COLUMNS, elfs::run),
+    linux("linux.library_list", "shared objects mapped into each process", elfs::LIBRARIES, elfs::libraries),
+    linux("linux.ip.addr", "addresses of network cards", ip::ADDRESSES, ip::addresses),
+    linux("linux.ip.link", "network cards", ip::LINKS, ip::links),
+    linux("linux.iomem", "the machine's ranges of physical addresses", tables::IOMEM, tables::iomem),
+    linux("linux.vmcoreinfo", "the kernel's crash note", tables::VMCOREINFO, tables::vmcoreinfo),
+    linux("linux.kallsyms", "symbols of the kernel", tables::KALLSYMS, tables::kallsyms),
+    linux("linux.check_idt", "handlers of interrupts, and whose they are", hooks::IDT, hooks::check_idt),
+    linux("linux.tty_check", "what terminals call with what is typed", hooks::TTY, hooks::tty_check),
+    linux("linux.keyboard_notifiers", "who is told of each key", hooks::KEYBOARD, hooks::keyboard_notifiers),
+    linux("linux.netfilter", "who sees, changes or drops packets", hooks::NETFILTER, hooks::netfilter),
+    linux("linux.check_creds", "credentials that processes share", suspects::CREDS, suspects::check_creds),
+    linux(
+        "linux.process_spoofing",
+        "what each process claims to be and what it runs",
+        suspects::SPOOFING,
+        suspects::process_spoofing,
+    ),
+    linux("linux.ptrace", "who traces whom", suspects::PTRACE, suspects::ptrace),
+    linux("linux.findings", "what a responder looks at first", findings::COLUMNS, findings::run),
 ];
 
 /// The one of this name.

@@ -4,7 +4,7 @@
 //! took itself off the list is not seen: `linux.hidden_modules` looks for those.
 
 use super::super::Outcome;
-use super::super::cells::{int, text, uint};
+use super::super::cells::{text, uint};
 use super::{Ask, Kernel, Object};
 use crate::report::{Absent, Cell, Column, Rows};
 
@@ -87,9 +87,4 @@ pub(super) fn all_ranges(kernel: &Kernel, ask: &Ask) -> Outcome<Vec<(String, u64
         all.extend(ranges(&module).unwrap_or_default().into_iter().map(|(base, size)| (name.clone(), base, size)));
     }
     Ok(all)
-}
-
-/// For others that show a number of a module.
-pub(super) fn state(module: &Object<'_>) -> Cell {
-    int(module.i64("state"))
 }

@@ -6,16 +6,23 @@
 pub mod bash;
 pub mod boottime;
 pub mod capabilities;
+pub mod check_syscall;
 mod discover;
+pub mod elfs;
 pub mod envars;
 mod files;
+pub mod findings;
+pub mod hidden_modules;
+pub mod hooks;
 pub mod info;
+pub mod ip;
 pub mod isf;
 pub mod kmsg;
 pub mod kthreads;
 mod list;
 pub mod lsmod;
 pub mod lsof;
+pub mod malfind;
 pub mod maps;
 pub mod mountinfo;
 mod object;
@@ -25,6 +32,8 @@ pub mod pslist;
 pub mod psscan;
 pub mod pstree;
 pub mod sockets;
+pub mod suspects;
+pub mod tables;
 mod task;
 mod vma;
 pub mod vmcoreinfo;
@@ -227,4 +236,9 @@ impl Kernel {
         let base = self.space.u64(self.symbol("__per_cpu_offset")?.wrapping_add(8 * u64::from(cpu)))?;
         Ok(self.symbol(symbol)?.wrapping_add(base))
     }
+}
+
+/// The environment of a process, if it reads.
+fn envars_of(task: &Task<'_>) -> Vec<String> {
+    psaux::strings(task, "env_start", "env_end").unwrap_or_default()
 }
