@@ -57,10 +57,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
     match asked.as_slice() {
         ["info"] => print_info(args, context),
         ["isf"] => write_isf(args, context),
-        ["all"] => ask(analyzer::ALL.iter().collect(), args, context),
+        ["all"] => ask(&analyzer::ALL.iter().collect::<Vec<_>>(), args, context),
         names => {
             let found: Result<Vec<_>> = names.iter().map(|name| find(name)).collect();
-            ask(found?, args, context)
+            ask(&found?, args, context)
         }
     }
 }
@@ -109,7 +109,7 @@ struct Answer {
     notes: Vec<String>,
 }
 
-fn ask(analyzers: Vec<&'static Analyzer>, args: &Args, context: &Context) -> Result<Exit> {
+fn ask(analyzers: &[&'static Analyzer], args: &Args, context: &Context) -> Result<Exit> {
     let together = analyzers.len() > 1;
     let format = context.format();
     if together && format == Format::Csv {

@@ -29,7 +29,7 @@ pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
         if named || task.is_kernel_thread() {
             continue;
         }
-        for ((time, _), command) in history(&task, ask)? {
+        for ((time, _), command) in history(&task, ask) {
             let time = Timestamp::from_second(time).map_or(Cell::Absent(crate::report::Absent::Unreadable), Cell::Time);
             rows.row(vec![int(task.pid()), text(task.comm()), time, Cell::Text(command)])?;
         }
@@ -38,9 +38,9 @@ pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
 }
 
 /// Commands by time, and of one second by their place in the history.
-fn history(task: &Task<'_>, ask: &Ask) -> Outcome<BTreeMap<(i64, u64), String>> {
+fn history(task: &Task<'_>, ask: &Ask) -> BTreeMap<(i64, u64), String> {
     let mut found = BTreeMap::new();
-    let Ok(space) = task.space() else { return Ok(found) };
+    let Ok(space) = task.space() else { return found };
     let (mut parts, mut left): (Vec<(u64, Vec<u8>)>, u64) = (Vec::new(), MOST);
     for vma in vma::all(task, ask).iter().filter(|vma| vma.flags & WRITE != 0 && vma.file().is_err()) {
         // Pages that were never touched are absent, and may stand between others.
@@ -72,7 +72,7 @@ fn history(task: &Task<'_>, ask: &Ask) -> Outcome<BTreeMap<(i64, u64), String>> 
     for (entry, (time, line)) in entries {
         found.insert((time, order.get(&entry).copied().unwrap_or(entry)), line);
     }
-    Ok(found)
+    found
 }
 
 /// Every aligned word, with its address.

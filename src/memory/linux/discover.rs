@@ -22,8 +22,6 @@ const TYPES_LEAST: usize = 500_000;
 
 /// What was found, and how.
 pub(super) struct Found {
-    /// Physical memory.
-    pub physical: Arc<Physical>,
     /// The kernel's names.
     pub symbols: Kallsyms,
     /// The kernel's types.
@@ -50,18 +48,18 @@ struct Names {
 }
 
 /// Finds the kernel in `physical`.
-pub(super) fn discover(physical: Arc<Physical>) -> Outcome<Found> {
-    let note = Vmcoreinfo::find(&physical);
-    let by_note = note.as_ref().and_then(|note| by_note(&physical, note));
+pub(super) fn discover(physical: &Arc<Physical>) -> Outcome<Found> {
+    let note = Vmcoreinfo::find(physical);
+    let by_note = note.as_ref().and_then(|note| by_note(physical, note));
     let (names, symbols_from) = match by_note {
         Some(names) => (names, "kallsyms where VMCOREINFO says"),
-        None => (by_signature(&physical, note.as_ref())?, "kallsyms by its structure"),
+        None => (by_signature(physical, note.as_ref())?, "kallsyms by its structure"),
     };
-    let (root, levels) = root(&physical, &names.symbols, names.phys_base)?;
-    let space = Space::new(Arc::clone(&physical), root, levels);
-    let (types, types_from) = types(&physical, &names)?;
+    let (root, levels) = root(physical, &names.symbols, names.phys_base)?;
+    let space = Space::new(Arc::clone(physical), root, levels);
+    let (types, types_from) = types(physical, &names)?;
     let Names { symbols, phys_base, at: symbols_at } = names;
-    Ok(Found { physical, symbols, types, space, note, phys_base, symbols_at, symbols_from, types_from })
+    Ok(Found { symbols, types, space, note, phys_base, symbols_at, symbols_from, types_from })
 }
 
 fn physical_of(phys_base: u64, address: u64) -> u64 {
@@ -97,28 +95,37 @@ fn by_signature(memory: &Physical, note: Option<&Vmcoreinfo>) -> Outcome<Names> 
 
 /// What was found instead of a kernel, and what would help.
 fn no_symbols(memory: &Physical, note: Option<&Vmcoreinfo>, tried: &[String]) -> String {
-    let mut text = "no Linux kernel that can be analysed: ".to_owned();
-    match (note, tried.is_empty()) {
-        (_, false) => text += &format!("what looks like a symbol table is none ({})", tried.join("; ")),
+    let what = match (note, tried.is_empty()) {
+        (_, false) => format!("what looks like a symbol table is none ({})", tried.join("; ")),
         (Some(note), _) => {
             let release = note.get("OSRELEASE").unwrap_or("?");
-            text += &format!("VMCOREINFO names Linux {release}, but no symbol table (kallsyms) is in memory");
+            format!("VMCOREINFO names Linux {release}, but no symbol table (kallsyms) is in memory")
         }
-        (None, _) => text += "neither VMCOREINFO nor a symbol table (kallsyms) is in memory",
-    }
+        (None, _) => "neither VMCOREINFO nor a symbol table (kallsyms) is in memory".to_owned(),
+    };
     let banner: &[u8] = b"Linux version ";
     let banners = scan(memory, &[banner], |_, rest| {
-        let version = rest.get(banner.len()).is_some_and(u8::is_ascii_digit);
-        if version { Verdict::Stop } else { Verdict::No }
+        // The kernel's own goes on with its version and ends with a line feed; others are parts of messages and scripts.
+        let rest = rest.get(banner.len()..512.min(rest.len())).unwrap_or_default();
+        let line = rest.split(|&byte| byte < b' ').next().unwrap_or_default();
+        let own =
+            rest.first().is_some_and(u8::is_ascii_digit) && rest.get(line.len()) == Some(&b'\n') && line.len() > 40;
+        if own { Verdict::Stop } else { Verdict::No }
     });
-    let found = banners.first().and_then(|hit| memory.vec(hit.at, 128).ok());
-    if let Some(found) = found {
-        let line = found.split(|&byte| byte < b' ').next().unwrap_or_default();
-        text += &format!("; a banner is there: {}", String::from_utf8_lossy(line));
-    } else {
-        text += "; no banner of a Linux kernel is there either: is this the memory of a Linux guest, and whole?";
-    }
-    text + " (it takes an x86-64 kernel with CONFIG_KALLSYMS_ALL and CONFIG_DEBUG_INFO_BTF)"
+    let found = banners.first().and_then(|hit| memory.vec(hit.at, 256).ok());
+    let seen = match found {
+        Some(found) => {
+            let line = found.split(|&byte| byte < b' ').next().unwrap_or_default();
+            format!("a banner is there: {}", String::from_utf8_lossy(line))
+        }
+        None => {
+            "no banner of a Linux kernel is there either: is this the memory of a Linux guest, and whole?".to_owned()
+        }
+    };
+    format!(
+        "no Linux kernel that can be analysed: {what}; {seen} (it takes an x86-64 kernel with CONFIG_KALLSYMS_ALL and \
+         CONFIG_DEBUG_INFO_BTF)"
+    )
 }
 
 /// Reads the names around the token table at `hit`; where the table lies then tells where the kernel does.

@@ -150,9 +150,9 @@ pub(super) enum Time {
 }
 
 /// The three times as cells.
-pub(super) fn times(inode: Outcome<Object<'_>>) -> [Cell; 3] {
-    let Ok(inode) = inode else { return [(); 3].map(|()| address(Err(Fault::NotMapped(0).into()))) };
-    [Time::Changed, Time::Modified, Time::Accessed].map(|which| cell(time(&inode, which), Cell::Time))
+pub(super) fn times(inode: Option<&Object<'_>>) -> [Cell; 3] {
+    let Some(inode) = inode else { return [(); 3].map(|()| address(Err(Fault::NotMapped(0).into()))) };
+    [Time::Changed, Time::Modified, Time::Accessed].map(|which| cell(time(inode, which), Cell::Time))
 }
 
 /// Kind of a file by its mode, as `ls` names it.

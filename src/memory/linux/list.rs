@@ -178,7 +178,7 @@ impl Tree<'_> {
             let slot = slots.element(n).value()?;
             if kind >= 2 && slot & 2 == 2 {
                 self.maple(slot, depth + 1)?;
-            } else if slot & 3 == 0 && slot != 0 {
+            } else if slot != 0 && slot.is_multiple_of(4) {
                 self.found.push((pivot, slot));
             }
             if pivot == u64::MAX {

@@ -52,7 +52,7 @@ fn row(task: &Task<'_>, number: i64, file: &Object<'_>) -> Vec<Cell> {
     cells.push(cell(mode(), |mode| Cell::text(files::kind(mode))));
     cells.push(cell(mode(), |mode| Cell::text(files::permissions(mode))));
     let size = cell(of("i_size").unwrap_or_else(missing), Cell::Bytes);
-    cells.extend(files::times(inode));
+    cells.extend(files::times(inode.as_ref().ok()));
     cells.push(size);
     cells
 }

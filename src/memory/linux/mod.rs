@@ -121,7 +121,7 @@ impl Ask {
 impl Kernel {
     /// Finds the Linux kernel in memory.
     pub fn find(physical: Physical) -> Outcome<Self> {
-        let found = discover::discover(Arc::new(physical))?;
+        let found = discover::discover(&Arc::new(physical))?;
         Ok(Self {
             space: found.space,
             symbols: found.symbols,

@@ -185,6 +185,7 @@ impl<'k> Object<'k> {
     }
 
     /// Element `n` of the array that it is. What a hostile `n` reaches is some other memory and nothing worse.
+    #[must_use]
     pub fn element(&self, n: u64) -> Self {
         let types = &self.kernel.types;
         let inner = match types.kind(self.id) {

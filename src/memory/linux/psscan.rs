@@ -52,7 +52,8 @@ pub(super) fn found(kernel: &Kernel) -> Outcome<Vec<(u64, Task<'_>)>> {
         CLASSES.iter().filter_map(|name| kernel.symbols.address(name)).map(u64::to_le_bytes).collect();
     let patterns: Vec<&[u8]> = needles.iter().map(<[u8; 8]>::as_slice).collect();
     let base = kernel.direct_map()?;
-    let aligned = |hit: super::super::scan::Hit, _: &[u8]| if hit.at % 8 == 0 { Verdict::Yes } else { Verdict::No };
+    let aligned =
+        |hit: super::super::scan::Hit, _: &[u8]| if hit.at.is_multiple_of(8) { Verdict::Yes } else { Verdict::No };
     let mut tasks = Vec::new();
     for hit in scan(kernel.physical(), &patterns, aligned) {
         let Some(physical) = hit.at.checked_sub(back) else { continue };

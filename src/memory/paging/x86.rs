@@ -19,6 +19,7 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Where a page lies, and what may be done with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the bits of an entry")]
 pub struct Mapping {
     /// Physical address.
     pub physical: u64,

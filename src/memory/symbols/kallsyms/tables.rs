@@ -174,9 +174,11 @@ fn tokens(window: &[u8], hit: usize) -> Option<(Vec<&[u8]>, usize, usize)> {
     }
     let from = end.next_multiple_of(2);
     for index in (from..from + 16).step_by(2) {
-        let Some(words) = window.get(index..index + 512) else { return None };
-        let words: Vec<usize> =
-            words.chunks_exact(2).map(|word| word.try_into().map_or(0, u16::from_le_bytes) as usize).collect();
+        let words: Vec<usize> = window
+            .get(index..index + 512)?
+            .chunks_exact(2)
+            .map(|word| word.try_into().map_or(0, u16::from_le_bytes) as usize)
+            .collect();
         let Some(table) = words.get(usize::from(b'0')).and_then(|&offset| hit.checked_sub(offset)) else { continue };
         if words.first() != Some(&0) || words.iter().zip(words.iter().skip(1)).any(|(one, next)| one >= next) {
             continue;
@@ -221,4 +223,5 @@ fn markers(window: &[u8], table: usize) -> Option<(usize, Vec<u32>)> {
 }
 
 #[cfg(test)]
+#[path = "tests.rs"]
 mod tests;

@@ -51,7 +51,7 @@ fn sample(n: usize, new_order: bool, form: Form, seqs: bool) -> Sample {
         bytes.extend(name.bytes());
     }
     align(&mut bytes);
-    markers.iter().for_each(|marker| bytes.extend(marker.to_le_bytes()));
+    bytes.extend(markers.iter().flat_map(|marker: &u32| marker.to_le_bytes()));
     align(&mut bytes);
     if seqs {
         bytes.extend((0..n).flat_map(|i| [(i >> 16) as u8, (i >> 8) as u8, i as u8]));
@@ -67,7 +67,7 @@ fn sample(n: usize, new_order: bool, form: Form, seqs: bool) -> Sample {
         bytes.extend([token.max(1), 0]);
     }
     align(&mut bytes);
-    index.iter().for_each(|offset| bytes.extend(offset.to_le_bytes()));
+    bytes.extend(index.iter().flat_map(|offset: &u16| offset.to_le_bytes()));
     align(&mut bytes);
     if new_order {
         addresses(&mut bytes);
