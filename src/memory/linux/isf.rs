@@ -7,9 +7,10 @@ use serde_json::{Map, Value, json};
 
 use super::super::Outcome;
 use super::super::symbols::btf::{Btf, Id, Kind};
+use super::super::symbols::kallsyms::KERNEL_MAP;
 use super::Kernel;
 
-/// Variables that plugins read, and what they are. `*` in front: a pointer to it.
+/// Variables that plugins read, and what they are. `*` in front: a pointer to it; `[]`: as many as there is room for.
 const GLOBALS: &[(&str, &str)] = &[
     ("init_task", "task_struct"),
     ("init_mm", "mm_struct"),
@@ -31,7 +32,27 @@ const GLOBALS: &[(&str, &str)] = &[
     ("file_systems", "*file_system_type"),
     ("ftrace_ops_list", "*ftrace_ops"),
     ("mod_tree", "mod_tree_root"),
+    ("taint_flags", "[]taint_flag"),
+    ("idt_table", "[]gate_struct"),
+    ("socket_file_ops", "file_operations"),
+    ("sockfs_dentry_operations", "dentry_operations"),
+    ("tcp4_seq_afinfo", "tcp_seq_afinfo"),
+    ("tcp6_seq_afinfo", "tcp_seq_afinfo"),
+    ("udp4_seq_afinfo", "udp_seq_afinfo"),
+    ("udp6_seq_afinfo", "udp_seq_afinfo"),
+    ("tk_core", TIMEKEEPER),
+    ("cap_last_cap", "int"),
+    ("pgtable_l5_enabled", "unsigned int"),
+    ("kallsyms_num_syms", "unsigned int"),
+    ("kallsyms_names", "[]unsigned char"),
+    ("kallsyms_token_table", "[]unsigned char"),
+    ("kallsyms_token_index", "[]short unsigned int"),
+    ("kallsyms_offsets", "[]int"),
+    ("kallsyms_relative_base", "long unsigned int"),
 ];
+
+/// The type of `tk_core` has no name in the kernel: a counter, and the timekeeper behind it.
+const TIMEKEEPER: &str = "impound_tk_core";
 
 /// The file's content.
 pub fn build(kernel: &Kernel) -> Outcome<Value> {
@@ -51,6 +72,12 @@ pub fn build(kernel: &Kernel) -> Outcome<Value> {
             _ => {}
         }
     }
+    let timekeeper = json!({ "type": { "kind": "struct", "name": "timekeeper" }, "offset": 8 });
+    let size = kernel.types.find("timekeeper").map_or(8, |id| kernel.types.size(id) + 8);
+    user.insert(
+        TIMEKEEPER.to_owned(),
+        json!({ "kind": "struct", "size": size, "fields": { "timekeeper": timekeeper } }),
+    );
     let symbols = symbols(kernel, &mut writer)?;
     let mut bases = std::mem::take(&mut writer.bases);
     let base = |size: u64, signed: bool, kind: &str| json!({ "size": size, "signed": signed, "kind": kind, "endian": "little" });
@@ -75,15 +102,23 @@ fn symbols(kernel: &Kernel, writer: &mut Writer<'_>) -> Outcome<Map<String, Valu
         let address = if symbol.address >> 63 == 1 { symbol.address.wrapping_sub(slide) } else { symbol.address };
         symbols.entry(symbol.name).or_insert_with(|| json!({ "address": address }));
     }
-    for (name, of) in GLOBALS {
-        let bare = of.trim_start_matches('*');
-        if let (Some(entry), Some(id)) = (symbols.get_mut(*name), kernel.types.find(bare)) {
-            let inner = writer.describe(id, 0);
-            let whole = if of.starts_with('*') { json!({ "kind": "pointer", "subtype": inner }) } else { inner };
-            if let Some(entry) = entry.as_object_mut() {
-                entry.insert("type".to_owned(), whole);
-            }
+    // kallsyms leaves its own tables out; the crash note names them.
+    for (key, value) in kernel.note.iter().flat_map(|note| &note.lines) {
+        let name = key.strip_prefix("SYMBOL(").and_then(|rest| rest.strip_suffix(')'));
+        if let (Some(name), Ok(address)) = (name, u64::from_str_radix(value, 16)) {
+            let moved = if address >= KERNEL_MAP { address.wrapping_sub(slide) } else { continue };
+            symbols.entry(name).or_insert_with(|| json!({ "address": moved }));
         }
+    }
+    for (name, of) in GLOBALS {
+        let room = kernel.symbols.address(name).map_or(0, |at| room(kernel, at));
+        if let (Some(entry), Some(described)) = (symbols.get_mut(*name), writer.global(of, room)) {
+            set_type(entry, described);
+        }
+    }
+    // What has no type of its own is nothing in particular: some plugins want its place alone.
+    for entry in symbols.values_mut().filter(|entry| entry.get("type").is_none()) {
+        set_type(entry, json!({ "kind": "base", "name": "void" }));
     }
     let mut banner = kernel.space.text(kernel.symbol("linux_banner")?, 1024)?;
     banner.push(0);
@@ -93,6 +128,18 @@ fn symbols(kernel: &Kernel, writer: &mut Writer<'_>) -> Outcome<Map<String, Valu
         entry.insert("constant_data".to_owned(), Value::String(STANDARD.encode(&banner)));
     }
     Ok(symbols)
+}
+
+fn set_type(entry: &mut Value, described: Value) {
+    if let Some(entry) = entry.as_object_mut() {
+        entry.insert("type".to_owned(), described);
+    }
+}
+
+/// Bytes up to the next symbol.
+fn room(kernel: &Kernel, at: u64) -> u64 {
+    let next = kernel.symbols.iter().map(|symbol| symbol.address).filter(|next| *next > at).min();
+    next.map_or(0, |next| next - at).min(1 << 20)
 }
 
 struct Writer<'k> {
@@ -106,6 +153,24 @@ impl Writer<'_> {
             b"" => format!("unnamed_{id:x}"),
             name => String::from_utf8_lossy(name).into_owned(),
         }
+    }
+
+    /// The type of a variable by its row in [`GLOBALS`].
+    fn global(&mut self, of: &str, room: u64) -> Option<Value> {
+        let bare = of.trim_start_matches("[]").trim_start_matches('*');
+        let (inner, size) = match self.types.find(bare) {
+            Some(id) if bare != "int" => (self.describe(id, 0), self.types.size(id)),
+            _ if bare == TIMEKEEPER => (json!({ "kind": "struct", "name": bare }), 8),
+            _ => {
+                let size = self.bases.get(bare)?.get("size")?.as_u64()?;
+                (json!({ "kind": "base", "name": bare }), size)
+            }
+        };
+        Some(match of.as_bytes().first() {
+            Some(b'*') => json!({ "kind": "pointer", "subtype": inner }),
+            Some(b'[') => json!({ "kind": "array", "count": room / size.max(1), "subtype": inner }),
+            _ => inner,
+        })
     }
 
     fn describe(&mut self, id: Id, depth: u32) -> Value {
