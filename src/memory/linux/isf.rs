@@ -40,6 +40,8 @@ const GLOBALS: &[(&str, &str)] = &[
     ("tcp6_seq_afinfo", "tcp_seq_afinfo"),
     ("udp4_seq_afinfo", "udp_seq_afinfo"),
     ("udp6_seq_afinfo", "udp_seq_afinfo"),
+    ("ftrace_mod_maps", "list_head"),
+    ("bpf_kallsyms", "list_head"),
     ("tk_core", TIMEKEEPER),
     ("cap_last_cap", "int"),
     ("pgtable_l5_enabled", "unsigned int"),
