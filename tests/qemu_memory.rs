@@ -1,6 +1,10 @@
 //! Analysis of a real guest's memory: what was planted is found, what was not is not, and damage neither panics nor hangs.
 
-#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "this is test code: what is not there should fail the test"
+)]
 
 mod common;
 

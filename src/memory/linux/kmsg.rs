@@ -106,6 +106,14 @@ impl<'k> Ring<'k> {
                 Cell::text(line),
             ]
         };
-        Ok(Some(text.lines().map(row).collect()))
+        let mut rows: Vec<Vec<Cell>> = text.lines().map(row).collect();
+        // What the record says of its device, in the form of /dev/kmsg.
+        for (path, name) in [("dev_info.subsystem", "SUBSYSTEM"), ("dev_info.device", "DEVICE")] {
+            let told = info.text(path).unwrap_or_default();
+            if !told.is_empty() {
+                rows.push(row(&format!(" {name}={told}")));
+            }
+        }
+        Ok(Some(rows))
     }
 }

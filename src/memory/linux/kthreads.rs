@@ -17,8 +17,11 @@ pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
     let modules = lsmod::all_ranges(kernel, ask)?;
     for task in kernel.processes(ask)?.into_iter().filter(Task::is_kernel_thread) {
         let thread = thread(&task);
-        let function =
-            thread.as_ref().map_or_else(|_| Err(super::super::MemoryError::Null("kthread")), |t| t.u64("threadfn"));
+        let function = match thread.as_ref().map(|thread| thread.u64("threadfn")) {
+            // The first of them, which starts the others, runs none of its own.
+            Ok(Ok(0)) | Err(_) => Err(super::super::MemoryError::Null("threadfn")),
+            Ok(function) => function,
+        };
         let full = thread.and_then(|thread| thread.text("full_name")).or_else(|_| task.comm());
         let place = function.as_ref().ok().copied();
         let (module, symbol) = place.map_or((None, None), |place| whose(kernel, &modules, place));
