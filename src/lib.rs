@@ -5,10 +5,12 @@
 //! while it is written, sealed, and noted in the case's custody log. Imports run one way, see `ARCHITECTURE.md`.
 
 pub mod acquire;
+pub mod analyzer;
 pub mod case;
 pub mod cli;
 pub mod disk;
 pub mod export;
 pub mod image;
+pub mod memory;
 pub mod progress;
 pub mod report;

@@ -16,7 +16,12 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("image", &["impound_backends", "progress", "report", "case"]),
     ("export", &["impound_backends", "progress", "report", "case", "image"]),
     ("disk", &["impound_backends", "progress", "report", "image"]),
-    ("cli", &["impound_backends", "progress", "report", "case", "acquire", "image", "export", "disk"]),
+    ("memory", &["progress", "report", "image"]),
+    ("analyzer", &["progress", "report", "image", "memory"]),
+    (
+        "cli",
+        &["impound_backends", "progress", "report", "case", "acquire", "image", "export", "disk", "memory", "analyzer"],
+    ),
     ("main", &["cli"]),
 ];
 /// Crates for the program around the library, and where they may be named.

@@ -18,7 +18,7 @@ fn readme() -> String {
 }
 
 /// The tables as the registries have them, each with its name in README.md.
-fn tables() -> [(&'static str, String); 3] {
+fn tables() -> [(&'static str, String); 4] {
     let mut backends = "| scheme | what it reaches | tested against |\n|---|---|---|\n".to_owned();
     for backend in impound_backends::ALL {
         writeln!(backends, "| `{}` | {} | {} |", backend.scheme(), backend.about(), backend.tested_against()).unwrap();
@@ -31,7 +31,11 @@ fn tables() -> [(&'static str, String); 3] {
     for format in impound::export::ALL {
         writeln!(exports, "| `{}` | {} | {} |", format.name, format.about, format.tested_against).unwrap();
     }
-    [("backends", backends), ("images", images), ("exports", exports)]
+    let mut analyzers = "| name | what it answers |\n|---|---|\n".to_owned();
+    for analyzer in impound::analyzer::ALL {
+        writeln!(analyzers, "| `{}` | {} |", analyzer.name, analyzer.about).unwrap();
+    }
+    [("backends", backends), ("images", images), ("exports", exports), ("analyzers", analyzers)]
 }
 
 /// `IMPOUND_UPDATE=1 cargo test --test readme` writes the tables.

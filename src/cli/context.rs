@@ -32,6 +32,11 @@ impl Context {
         self.format.rows(columns, Box::new(io::BufWriter::new(io::stdout().lock())))
     }
 
+    /// The format of tables.
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
     /// Output is for eyes.
     pub(super) fn for_eyes(&self) -> bool {
         self.format == Format::Text

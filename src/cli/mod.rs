@@ -10,6 +10,7 @@ mod doctor;
 mod exit;
 mod export;
 mod image;
+mod memory;
 mod meta;
 mod progress;
 mod show;
@@ -58,6 +59,8 @@ enum Verb {
     Image(image::Args),
     /// Tell what is on a disk: volumes, files, also deleted ones; read them
     Disk(disk::Args),
+    /// Ask what a guest's memory holds: its kernel, processes, files, sockets, and what hides there
+    Memory(memory::Args),
     /// Copy an exhibit or an image into another format, and prove that it holds the same
     Export(export::Args),
     /// Tell what is missing on this machine or that host, and the command that mends it
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Verb::Case(args) => case::run(args, &context),
         Verb::Image(args) => image::run(&args, &context),
         Verb::Disk(args) => disk::run(&args, &context),
+        Verb::Memory(args) => memory::run(&args, &context),
         Verb::Export(args) => export::run(&args, &context),
         Verb::Doctor(args) => doctor::run(&args, &context),
         Verb::Guardian(args) => case::stand_guard(&args, &context),

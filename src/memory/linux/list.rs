@@ -1,0 +1,190 @@
+//! The kernel's linked structures, walked so that a torn or hostile one ends: lists, hash buckets, radix trees, maple trees.
+//!
+//! Layout: `include/linux/list.h`, `lib/radix-tree.c`, `include/linux/xarray.h`, `include/linux/maple_tree.h`. Each walk has a
+//! set of what it has seen and a limit; what stops one early is told with the rows.
+
+use std::collections::HashSet;
+
+use super::super::{MemoryError, Outcome};
+use super::{Kernel, Object};
+
+/// The most members of one structure: pids end at four million.
+const MOST: usize = 1 << 22;
+
+/// What a walk has seen, and what ended it if that was not its end.
+pub struct Walked<'k> {
+    /// The members, in their order.
+    pub members: Vec<Object<'k>>,
+    /// Why the rest is missing.
+    pub broken: Option<MemoryError>,
+}
+
+impl Kernel {
+    /// The structures `of` that hang by their member `link` on the list that begins at `head`.
+    pub fn list(&self, head: u64, of: &str, link: &'static str) -> Outcome<Walked<'_>> {
+        let id = self.types.find(of).ok_or_else(|| MemoryError::NoType(of.to_owned()))?;
+        let back = self.offset(of, link)?;
+        let mut walked = Walked { members: Vec::new(), broken: None };
+        let mut seen = HashSet::from([head]);
+        let mut at = head;
+        loop {
+            at = match self.space.u64(at) {
+                Ok(next) if next == head => return Ok(walked),
+                Ok(next) => next,
+                Err(fault) => {
+                    walked.broken = Some(fault.into());
+                    return Ok(walked);
+                }
+            };
+            if !seen.insert(at) || seen.len() > MOST {
+                walked.broken = Some(MemoryError::corrupt("a list", at, "it leads back into itself"));
+                return Ok(walked);
+            }
+            walked.members.push(self.of_type(id, at.wrapping_sub(back)));
+        }
+    }
+
+    /// The same for a list that ends with a null: hash buckets. The lowest bit marks an end, too (`hlist_nulls`).
+    pub fn bucket(&self, first: u64, of: &str, link: &'static str) -> Outcome<Walked<'_>> {
+        let id = self.types.find(of).ok_or_else(|| MemoryError::NoType(of.to_owned()))?;
+        let back = self.offset(of, link)?;
+        let mut walked = Walked { members: Vec::new(), broken: None };
+        let (mut seen, mut at) = (HashSet::new(), first);
+        while at != 0 && at & 1 == 0 {
+            if !seen.insert(at) || seen.len() > MOST {
+                walked.broken = Some(MemoryError::corrupt("a hash bucket", at, "it leads back into itself"));
+                break;
+            }
+            walked.members.push(self.of_type(id, at.wrapping_sub(back)));
+            match self.space.u64(at) {
+                Ok(next) => at = next,
+                Err(fault) => {
+                    walked.broken = Some(fault.into());
+                    break;
+                }
+            }
+        }
+        Ok(walked)
+    }
+
+    /// The structures `of` that stand by their member `link` in the red-black tree below `root`, in its order.
+    pub fn tree(&self, root: u64, of: &str, link: &'static str) -> Outcome<Walked<'_>> {
+        let id = self.types.find(of).ok_or_else(|| MemoryError::NoType(of.to_owned()))?;
+        let back = self.offset(of, link)?;
+        let mut walked = Walked { members: Vec::new(), broken: None };
+        let (mut seen, mut above, mut at) = (HashSet::new(), Vec::new(), root);
+        loop {
+            while at != 0 {
+                if !seen.insert(at) || seen.len() > MOST {
+                    walked.broken = Some(MemoryError::corrupt("a tree", at, "it leads back into itself"));
+                    return Ok(walked);
+                }
+                above.push(at);
+                at = self.object("rb_node", at)?.u64("rb_left").unwrap_or_else(|error| {
+                    walked.broken = Some(error);
+                    0
+                });
+            }
+            let Some(node) = above.pop() else { return Ok(walked) };
+            walked.members.push(self.of_type(id, node.wrapping_sub(back)));
+            at = self.object("rb_node", node)?.u64("rb_right").unwrap_or_else(|error| {
+                walked.broken = Some(error);
+                0
+            });
+        }
+    }
+
+    /// The entries of the radix tree or xarray `root`, with their numbers.
+    pub fn xarray(&self, root: Object<'_>) -> Outcome<Vec<(u64, u64)>> {
+        let head = root.either(&["xa_head", "rnode"])?.value()?;
+        let mut tree = Tree { kernel: self, found: Vec::new(), seen: HashSet::new() };
+        tree.xa(head, 0, 0)?;
+        Ok(tree.found)
+    }
+
+    /// The entries of the maple tree `root`, in their order.
+    pub fn maple(&self, root: Object<'_>) -> Outcome<Vec<u64>> {
+        let top = root.u64("ma_root")?;
+        let mut tree = Tree { kernel: self, found: Vec::new(), seen: HashSet::new() };
+        if top & 3 == 2 {
+            tree.maple(top, 0)?;
+        } else if top != 0 {
+            tree.found.push((0, top));
+        }
+        Ok(tree.found.into_iter().map(|(_, entry)| entry).collect())
+    }
+}
+
+struct Tree<'k> {
+    kernel: &'k Kernel,
+    found: Vec<(u64, u64)>,
+    seen: HashSet<u64>,
+}
+
+impl Tree<'_> {
+    fn enter(&mut self, node: u64, depth: u32) -> Outcome<()> {
+        if depth > 24 || !self.seen.insert(node) || self.seen.len() > MOST || self.found.len() > MOST {
+            return Err(MemoryError::corrupt("a tree", node, "it leads back into itself"));
+        }
+        Ok(())
+    }
+
+    fn xa(&mut self, entry: u64, index: u64, depth: u32) -> Outcome<()> {
+        if entry & 3 != 2 {
+            if entry != 0 {
+                self.found.push((index, entry));
+            }
+            return Ok(());
+        }
+        self.enter(entry, depth)?;
+        let name = if self.kernel.types.find("xa_node").is_some() { "xa_node" } else { "radix_tree_node" };
+        let node = self.kernel.object(name, entry & !3)?;
+        let shift = node.u64("shift")?.min(60);
+        let slots = node.get("slots")?;
+        for n in 0..slots.count().min(64) {
+            // A slot that does not read loses its entries, not its neighbours.
+            let Ok(slot) = slots.element(n).value() else { continue };
+            // Internal entries that are no nodes: siblings, retries, zeros.
+            if slot & 3 == 2 && slot < 4096 {
+                continue;
+            }
+            self.xa(slot, index.wrapping_add(n.wrapping_shl(shift as u32)), depth + 1)?;
+        }
+        Ok(())
+    }
+
+    /// Type of a node: bits 3 to 6 of what points at it (`enum maple_type`): dense, leaf, range, allocation range.
+    fn maple(&mut self, entry: u64, depth: u32) -> Outcome<()> {
+        self.enter(entry, depth)?;
+        let (kind, node) = (entry >> 3 & 15, entry & !0xff);
+        let node = self.kernel.object("maple_node", node)?;
+        let (pivots, slots) = match kind {
+            0 => (None, node.get("slot")?),
+            3 => (Some(node.get("ma64.pivot")?), node.get("ma64.slot")?),
+            1 | 2 => (Some(node.get("mr64.pivot")?), node.get("mr64.slot")?),
+            _ => return Err(MemoryError::corrupt("a maple tree", entry, "a node of an unknown type")),
+        };
+        let mut before = 0;
+        for n in 0..slots.count().min(64) {
+            let pivot = match pivots {
+                Some(pivots) if n < pivots.count() => pivots.element(n).value()?,
+                _ => u64::MAX,
+            };
+            // Behind the last one stand others' remains, or the node's own notes.
+            if n > 0 && pivot <= before {
+                break;
+            }
+            before = pivot;
+            let slot = slots.element(n).value()?;
+            if kind >= 2 && slot & 2 == 2 {
+                self.maple(slot, depth + 1)?;
+            } else if slot != 0 && slot.is_multiple_of(4) {
+                self.found.push((pivot, slot));
+            }
+            if pivot == u64::MAX {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

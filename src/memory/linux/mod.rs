@@ -1,0 +1,244 @@
+//! Linux guests: the kernel that was found, and one file for each question.
+//!
+//! Structures and their members are named as in the kernel's own sources; columns are at least those of Volatility 3's plugins of
+//! the same names, so that an examiner finds what they know.
+
+pub mod bash;
+pub mod boottime;
+pub mod capabilities;
+pub mod check_syscall;
+mod discover;
+pub mod elfs;
+pub mod envars;
+mod files;
+pub mod findings;
+pub mod hidden_modules;
+pub mod hooks;
+pub mod info;
+pub mod ip;
+pub mod isf;
+pub mod kmsg;
+pub mod kthreads;
+mod list;
+pub mod lsmod;
+pub mod lsof;
+pub mod malfind;
+pub mod maps;
+pub mod mountinfo;
+mod object;
+pub mod pidhashtable;
+pub mod psaux;
+pub mod pslist;
+pub mod psscan;
+pub mod pstree;
+pub mod sockets;
+pub mod suspects;
+pub mod tables;
+mod task;
+mod vma;
+pub mod vmcoreinfo;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use jiff::Timestamp;
+
+use super::paging::Space;
+use super::symbols::btf::{Btf, Id};
+use super::symbols::kallsyms::{KERNEL_MAP, Kallsyms};
+use super::{MemoryError, Outcome, Physical};
+pub use list::Walked;
+pub use object::Object;
+pub use task::Task;
+use vmcoreinfo::Vmcoreinfo;
+
+/// A kernel that was found, and what is needed to read it. Shared by all threads.
+pub struct Kernel {
+    /// Its own address space.
+    pub space: Space,
+    /// Its names.
+    pub symbols: Kallsyms,
+    /// Its types.
+    pub types: Btf,
+    /// Its crash note.
+    pub note: Option<Vmcoreinfo>,
+    /// Where its image lies in physical memory, less [`KERNEL_MAP`].
+    pub phys_base: u64,
+    /// Physical address of its token table.
+    pub symbols_at: u64,
+    /// How symbols were found.
+    pub symbols_from: &'static str,
+    /// How types were found.
+    pub types_from: &'static str,
+    paths: RwLock<HashMap<(Id, &'static str), object::Path>>,
+    spaces: Mutex<HashMap<u64, Arc<Space>>>,
+}
+
+/// What is asked: which rows, and where notes go.
+#[derive(Default)]
+pub struct Ask {
+    /// Only these processes; all if there are none.
+    pub pids: Vec<i64>,
+    /// Threads as well as processes.
+    pub threads: bool,
+    notes: Mutex<Vec<String>>,
+}
+
+impl Ask {
+    /// Asks for these processes, or for all.
+    pub fn new(pids: Vec<i64>, threads: bool) -> Self {
+        Self { pids, threads, notes: Mutex::default() }
+    }
+
+    /// Something is missing from the answer, and this is why.
+    pub fn note(&self, text: impl Into<String>) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        // Hostile memory could fill a terminal.
+        if notes.len() < 100 {
+            notes.push(text.into());
+        }
+    }
+
+    /// What was noted.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The members of a walk; says so if it broke.
+    pub fn all<'k>(&self, what: &str, walked: Walked<'k>) -> Vec<Object<'k>> {
+        if let Some(broken) = walked.broken {
+            self.note(format!("{what} ends after {} members: {broken}", walked.members.len()));
+        }
+        walked.members
+    }
+
+    /// Is this process asked for?
+    pub fn wants(&self, pid: i64) -> bool {
+        self.pids.is_empty() || self.pids.contains(&pid)
+    }
+}
+
+impl Kernel {
+    /// Finds the Linux kernel in memory.
+    pub fn find(physical: Physical) -> Outcome<Self> {
+        let found = discover::discover(&Arc::new(physical))?;
+        Ok(Self {
+            space: found.space,
+            symbols: found.symbols,
+            types: found.types,
+            note: found.note,
+            phys_base: found.phys_base,
+            symbols_at: found.symbols_at,
+            symbols_from: found.symbols_from,
+            types_from: found.types_from,
+            paths: RwLock::default(),
+            spaces: Mutex::default(),
+        })
+    }
+
+    fn known_path(&self, id: Id, text: &'static str) -> Option<object::Path> {
+        self.paths.read().unwrap_or_else(PoisonError::into_inner).get(&(id, text)).cloned()
+    }
+
+    fn remember_path(&self, id: Id, text: &'static str, path: &object::Path) {
+        self.paths.write().unwrap_or_else(PoisonError::into_inner).insert((id, text), path.clone());
+    }
+
+    /// The address of a symbol.
+    pub fn symbol(&self, name: &str) -> Outcome<u64> {
+        self.symbols.address(name).ok_or_else(|| MemoryError::NoSymbol(name.to_owned()))
+    }
+
+    /// Physical memory.
+    pub fn physical(&self) -> &Arc<Physical> {
+        self.space.physical()
+    }
+
+    /// What was added to the kernel's addresses when it started (KASLR).
+    pub fn slide(&self) -> Option<u64> {
+        let noted = self.note.as_ref().and_then(|note| u64::from_str_radix(note.get("KERNELOFFSET")?, 16).ok());
+        // Every x86-64 kernel is linked to begin 16 MiB above the map.
+        noted.or_else(|| self.symbols.address("_text")?.checked_sub(KERNEL_MAP + 0x100_0000))
+    }
+
+    /// Begin of the direct map of all physical memory.
+    pub fn direct_map(&self) -> Outcome<u64> {
+        Ok(self.space.u64(self.symbol("page_offset_base")?)?)
+    }
+
+    /// Does the address lie in the kernel's own code?
+    pub fn in_text(&self, address: u64) -> bool {
+        let ends = (self.symbols.address("_stext"), self.symbols.address("_etext"));
+        let init = (self.symbols.address("_sinittext"), self.symbols.address("_einittext"));
+        let within = |ends: (Option<u64>, Option<u64>)| match ends {
+            (Some(begin), Some(end)) => (begin..end).contains(&address),
+            _ => false,
+        };
+        within(ends) || within(init)
+    }
+
+    /// `name+0x10` for an address of the kernel's image.
+    pub fn name_of(&self, address: u64) -> Option<String> {
+        if address < KERNEL_MAP || self.symbols.address("_end").is_some_and(|end| address >= end) {
+            return None;
+        }
+        let symbol = self.symbols.at(address)?;
+        match address - symbol.address {
+            0 => Some(symbol.name.to_owned()),
+            more => Some(format!("{}+{more:#x}", symbol.name)),
+        }
+    }
+
+    /// The address space of a program, by the kernel's pointer to its top table.
+    pub fn space_of(&self, pgd: u64) -> Outcome<Arc<Space>> {
+        let root = self.space.translate(pgd)?.physical;
+        let mut spaces = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
+        if spaces.len() > 4096 {
+            spaces.clear();
+        }
+        let fresh = || Arc::new(Space::new(Arc::clone(self.physical()), root, self.space.levels()));
+        Ok(Arc::clone(spaces.entry(root).or_insert_with(fresh)))
+    }
+
+    /// When the guest was booted: what is added to the time since boot.
+    pub fn boot_time(&self) -> Outcome<Timestamp> {
+        let timekeeper = self.object("timekeeper", self.symbol("tk_core")?.wrapping_add(8))?;
+        let nanoseconds = timekeeper.i64("offs_real")?.wrapping_sub(timekeeper.i64("offs_boot")?);
+        Timestamp::from_nanosecond(i128::from(nanoseconds))
+            .map_err(|_| MemoryError::corrupt("the time of boot", timekeeper.at, "no such time"))
+    }
+
+    /// The text of `linux_banner`.
+    pub fn banner(&self) -> Outcome<String> {
+        let text = self.space.text(self.symbol("linux_banner")?, 512)?;
+        Ok(String::from_utf8_lossy(&text).trim_end().to_owned())
+    }
+
+    /// The names that the guest gives itself.
+    pub fn uts(&self) -> Outcome<Object<'_>> {
+        self.global("init_uts_ns", "uts_namespace")?.get("name")
+    }
+
+    /// CPUs that were ever there, by number.
+    pub fn cpus(&self) -> Vec<u32> {
+        let mask = self.symbols.address("__cpu_possible_mask").and_then(|at| self.space.vec(at, 1024).ok());
+        let size = self.types.find("cpumask").map_or(8, |id| self.types.size(id)) as usize;
+        let bytes = mask.unwrap_or_default();
+        let bits =
+            bytes.iter().take(size).enumerate().flat_map(|(n, byte)| {
+                (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| 8 * n as u32 + bit)
+            });
+        bits.collect()
+    }
+
+    /// Where a CPU's own copy of a per-CPU variable lies.
+    pub fn per_cpu(&self, symbol: &str, cpu: u32) -> Outcome<u64> {
+        let base = self.space.u64(self.symbol("__per_cpu_offset")?.wrapping_add(8 * u64::from(cpu)))?;
+        Ok(self.symbol(symbol)?.wrapping_add(base))
+    }
+}
+
+/// The environment of a process, if it reads.
+fn envars_of(task: &Task<'_>) -> Vec<String> {
+    psaux::strings(task, "env_start", "env_end").unwrap_or_default()
+}

@@ -1,0 +1,83 @@
+//! VMCOREINFO: the note that Linux keeps for crash dumps, about itself.
+//!
+//! Layout: `Documentation/admin-guide/kdump/vmcoreinfo.rst`, lines of `KEY=value`. It stands in memory twice, and a
+//! makedumpfile or an examiner's tools may have left more.
+
+use std::collections::BTreeMap;
+
+use super::super::scan::{Verdict, scan};
+use super::super::{Physical, physical::PAGE};
+
+const BEGIN: &[u8] = b"OSRELEASE=";
+
+/// What it says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vmcoreinfo {
+    /// Physical address of the copy that was read.
+    pub at: u64,
+    /// Every line, in its order.
+    pub lines: Vec<(String, String)>,
+    keys: BTreeMap<String, String>,
+}
+
+impl Vmcoreinfo {
+    /// Reads what begins with `OSRELEASE=`; `None` if it does not look like the kernel's own.
+    pub fn parse(at: u64, bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..bytes.len().min(PAGE as usize))?;
+        let text = bytes.split(|&byte| byte == 0).next().filter(|text| text.is_ascii())?;
+        let text = std::str::from_utf8(text).ok()?;
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        let lines: Vec<(String, String)> = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let keys = lines.iter().cloned().collect();
+        let info = Self { at, lines, keys };
+        let whole = info.get("PAGESIZE").is_some() && info.symbol("swapper_pg_dir").or(info.symbol("_stext")).is_some();
+        whole.then_some(info)
+    }
+
+    /// The first copy in memory that is whole; what there is beyond it is not looked at.
+    pub(super) fn find(memory: &Physical) -> Option<Self> {
+        let accept = |hit: super::super::scan::Hit, _: &[u8]| match Self::read(memory, hit.at) {
+            Some(_) => Verdict::Stop,
+            None => Verdict::No,
+        };
+        let hits = scan(memory, &[BEGIN], accept);
+        hits.iter().find_map(|hit| Self::read(memory, hit.at))
+    }
+
+    fn read(memory: &Physical, at: u64) -> Option<Self> {
+        // It fills a page of its own, which it may begin with or stand a note's header into.
+        let len = (2 * PAGE).min(memory.len().saturating_sub(at)) as usize;
+        let bytes = memory.vec(at, len).or_else(|_| memory.vec(at, (PAGE - at % PAGE) as usize)).ok()?;
+        Self::parse(at, &bytes)
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.keys.get(key).map(String::as_str)
+    }
+
+    /// An address: `SYMBOL(name)`.
+    pub fn symbol(&self, name: &str) -> Option<u64> {
+        u64::from_str_radix(self.get(&format!("SYMBOL({name})"))?, 16).ok()
+    }
+
+    /// A number: `NUMBER(name)`, decimal and perhaps negative.
+    pub fn number(&self, name: &str) -> Option<i64> {
+        self.get(&format!("NUMBER({name})"))?.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_note_is_read_and_a_mention_of_one_is_not() {
+        let text =
+            b"OSRELEASE=6.1.0\nPAGESIZE=4096\nSYMBOL(swapper_pg_dir)=ffffffff8be10000\nNUMBER(phys_base)=-4194304\n\0x";
+        let info = Vmcoreinfo::parse(0, text).unwrap();
+        assert_eq!(info.symbol("swapper_pg_dir"), Some(0xffff_ffff_8be1_0000));
+        assert_eq!((info.number("phys_base"), info.get("OSRELEASE")), (Some(-0x40_0000), Some("6.1.0")));
+        assert!(Vmcoreinfo::parse(0, b"OSRELEASE=%s\n\0PAGESIZE").is_none());
+    }
+}

@@ -1,0 +1,122 @@
+//! kallsyms: the kernel's own table of its symbols, found by its structure wherever it lies.
+//!
+//! Layout: `scripts/kallsyms.c` and `kernel/kallsyms.c`. The tables stand in one of two orders, with or without
+//! `seqs_of_names`, with offsets to a base, to themselves or full addresses; which, is probed and never told by a version.
+//! Names are accepted only if decoding them leads to every one of the table's own markers. Symbols of modules are elsewhere.
+
+mod tables;
+
+use std::sync::OnceLock;
+
+use super::{ByName, hash};
+use tables::Tables;
+pub use tables::{DECOY, Form, TOKENS};
+
+/// Where the kernel's image is mapped: the part of the address space that all symbols lie in.
+pub const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+
+/// See the module. In the order of the kernel's table, which is that of the addresses.
+pub struct Kallsyms {
+    list: Vec<Entry>,
+    names: String,
+    form: Form,
+    by_name: OnceLock<ByName>,
+    by_address: OnceLock<Vec<u32>>,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    address: u64,
+    name: u32,
+    len: u16,
+    kind: u8,
+}
+
+/// One symbol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Symbol<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its address; of what each CPU has its own, an offset.
+    pub address: u64,
+    /// The letter that `nm` shows.
+    pub kind: char,
+}
+
+impl Kallsyms {
+    /// Reads the table around the token table in `window` at `hit` (see [`TOKENS`]). `virtual_of` gives the address that a
+    /// place of the window is mapped at, if it is known: only one form of the table needs it.
+    pub fn parse(window: &[u8], hit: usize, virtual_of: impl Fn(usize) -> Option<u64>) -> Result<Self, String> {
+        let tables = Tables::find(window, hit)?;
+        let mut names = String::new();
+        let mut spans = Vec::with_capacity(tables.count.min(1 << 20));
+        let ended = tables.names(|kind, name| {
+            let begin = names.len();
+            names.push_str(&String::from_utf8_lossy(name));
+            spans.push((begin, names.len() - begin, kind));
+        });
+        if !ended {
+            return Err("its names end too early".to_owned());
+        }
+        let (form, addresses) = tables.addresses(virtual_of).ok_or("it has no addresses that ascend")?;
+        let entry = |((begin, len, kind), address): ((usize, usize, u8), u64)| Entry {
+            address,
+            name: begin as u32,
+            len: len as u16,
+            kind,
+        };
+        let list = spans.into_iter().zip(addresses).map(entry).collect();
+        Ok(Self { list, names, form, by_name: OnceLock::new(), by_address: OnceLock::new() })
+    }
+
+    /// How addresses were stored.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Symbols there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    fn symbol(&self, entry: &Entry) -> Symbol<'_> {
+        let begin = entry.name as usize;
+        let name = self.names.get(begin..begin.saturating_add(entry.len as usize)).unwrap_or_default();
+        Symbol { name, address: entry.address, kind: char::from(entry.kind) }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = Symbol<'_>> {
+        self.list.iter().map(|entry| self.symbol(entry))
+    }
+
+    /// The address of the first symbol of this name.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        let index = self.by_name.get_or_init(|| {
+            let hashed = self.iter().enumerate().map(|(n, symbol)| (hash(symbol.name.as_bytes()), n as u32));
+            ByName::new(hashed.collect())
+        });
+        let found = index.find(name.as_bytes()).filter_map(|n| self.list.get(n as usize));
+        found.map(|entry| self.symbol(entry)).find(|symbol| symbol.name == name).map(|symbol| symbol.address)
+    }
+
+    /// The symbol that an address belongs to: the last one that begins at or before it.
+    pub fn at(&self, address: u64) -> Option<Symbol<'_>> {
+        let index = self.by_address.get_or_init(|| {
+            let mut order: Vec<u32> = (0..self.list.len() as u32).collect();
+            order.sort_by_key(|&n| self.list.get(n as usize).map_or(0, |entry| entry.address));
+            order
+        });
+        let entry = |n: &u32| self.list.get(*n as usize);
+        let above = index.partition_point(|n| entry(n).is_some_and(|entry| entry.address <= address));
+        let last = entry(index.get(above.checked_sub(1)?)?)?;
+        // Of several at one address the first is the one that kallsyms itself would tell.
+        let first = index.partition_point(|n| entry(n).is_some_and(|entry| entry.address < last.address));
+        Some(self.symbol(entry(index.get(first)?)?))
+    }
+}

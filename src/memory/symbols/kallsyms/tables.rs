@@ -1,0 +1,227 @@
+//! The tables of kallsyms in a stretch of memory: where each begins, and how it is decoded.
+
+/// What the token table holds for the ten digits: nobody abbreviates with them, so they stand for themselves.
+pub const TOKENS: &[u8] = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00";
+
+/// What is said of ten digits that begin no token table.
+pub const DECOY: &str = "its token table and its index disagree";
+
+/// More symbols than any kernel has.
+const MOST: usize = 4_000_000;
+/// Names a marker apart.
+const STEP: usize = 256;
+/// Bytes that 256 names take, at least and at most.
+const STRIDE: std::ops::RangeInclusive<u32> = 512..=32_768;
+/// The fewest markers that are taken for a table.
+const FEW: usize = 100;
+
+/// How addresses are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Offsets to a base; what each CPU has its own is positive, all else negative.
+    BasePercpu,
+    /// Offsets to a base.
+    Base,
+    /// Offsets to the place they stand at.
+    Relative,
+    /// Full addresses.
+    Full,
+}
+
+pub(super) struct Tables<'a> {
+    window: &'a [u8],
+    tokens: Vec<&'a [u8]>,
+    names: usize,
+    markers: Vec<u32>,
+    /// Where `num_syms` stands, and the end of `token_index`: addresses are before the one or behind the other.
+    num_syms: usize,
+    index_end: usize,
+    pub(super) count: usize,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+}
+
+impl<'a> Tables<'a> {
+    pub(super) fn find(window: &'a [u8], hit: usize) -> Result<Self, String> {
+        let (tokens, table, index_end) = tokens(window, hit).ok_or(DECOY)?;
+        let (at, run) = markers(window, table).ok_or("no markers stand before its token table")?;
+        let mut tables = Self { window, tokens, names: 0, markers: run, num_syms: 0, index_end, count: 0 };
+        // The run may go on into what follows: it is the number of symbols that says how many markers there are.
+        for most in (FEW..=tables.markers.len()).rev().take(8) {
+            let Some(&last) = tables.markers.get(most - 1) else { continue };
+            let from = at.saturating_sub(last as usize + *STRIDE.end() as usize + 16) & !7;
+            let to = at.saturating_sub(last as usize + 8);
+            for place in (from..to + 8).step_by(8).rev() {
+                let Some(count) = u64_at(window, place) else { continue };
+                let count = usize::try_from(count).unwrap_or(usize::MAX);
+                if count > MOST || count.div_ceil(STEP) != most {
+                    continue;
+                }
+                (tables.num_syms, tables.names, tables.count) = (place, place + 8, count);
+                if tables.markers_agree(most, at) {
+                    return Ok(tables);
+                }
+            }
+        }
+        Err("no number of symbols fits its names and markers".to_owned())
+    }
+
+    /// Length of a name and where its tokens begin.
+    fn name(&self, at: usize) -> Option<(usize, usize)> {
+        let first = *self.window.get(at)?;
+        if first < 0x80 {
+            return Some((first as usize, at + 1));
+        }
+        let second = *self.window.get(at + 1)?;
+        Some(((first & 0x7f) as usize | (second as usize) << 7, at + 2))
+    }
+
+    fn markers_agree(&self, most: usize, end: usize) -> bool {
+        let mut at = self.names;
+        for n in 0..self.count {
+            if n % STEP == 0 && self.markers.get(n / STEP).is_none_or(|marker| self.names + *marker as usize != at) {
+                return false;
+            }
+            let Some((len, begin)) = self.name(at).filter(|(len, _)| *len > 0) else { return false };
+            at = begin + len;
+        }
+        self.count.div_ceil(STEP) == most && at <= end && end - at < 16
+    }
+
+    /// Hands out every name with its letter. False if one is cut short.
+    pub(super) fn names(&self, mut take: impl FnMut(u8, &[u8])) -> bool {
+        let (mut at, mut text) = (self.names, Vec::with_capacity(512));
+        for _ in 0..self.count {
+            let name = self.name(at).and_then(|(len, begin)| Some((self.window.get(begin..begin + len)?, begin + len)));
+            let Some((tokens, end)) = name else { return false };
+            text.clear();
+            for &token in tokens {
+                text.extend_from_slice(self.tokens.get(token as usize).copied().unwrap_or_default());
+            }
+            text.truncate(usize::from(u16::MAX));
+            let Some((&kind, name)) = text.split_first() else { return false };
+            take(kind, name);
+            at = end;
+        }
+        true
+    }
+
+    /// All addresses, in whichever form is there.
+    pub(super) fn addresses(&self, virtual_of: impl Fn(usize) -> Option<u64>) -> Option<(Form, Vec<u64>)> {
+        let len = self.count.checked_mul(4)?;
+        let aligned = len.next_multiple_of(8);
+        let after = self.index_end.next_multiple_of(8);
+        let before = self.num_syms.checked_sub(8).and_then(|base| Some((base.checked_sub(aligned)?, base)));
+        for (offsets, base) in before.into_iter().chain([(after, after + aligned)]) {
+            let (Some(offsets), Some(base)) = (self.window.get(offsets..offsets + len), u64_at(self.window, base))
+            else {
+                continue;
+            };
+            let relative = |decode: fn(u64, i32) -> u64| ascending(offsets, |_, word| decode(base, word));
+            if base < super::KERNEL_MAP >> 16 || !base.is_multiple_of(4096) {
+                continue;
+            }
+            if let Some(list) = relative(percpu) {
+                return Some((Form::BasePercpu, list));
+            }
+            if let Some(list) = relative(|base, word| base.wrapping_add(u64::from(word as u32))) {
+                return Some((Form::Base, list));
+            }
+        }
+        if let (Some(begin), Some(offsets)) = (virtual_of(after), self.window.get(after..after + len)) {
+            let decode = |n: usize, word: i32| begin.wrapping_add(4 * n as u64).wrapping_add_signed(i64::from(word));
+            if let Some(list) = ascending(offsets, decode) {
+                return Some((Form::Relative, list));
+            }
+        }
+        let begin = self.num_syms.checked_sub(self.count.checked_mul(8)?)?;
+        let words = self.window.get(begin..self.num_syms)?.chunks_exact(8);
+        let list: Vec<u64> = words.map(|word| word.try_into().map_or(0, u64::from_le_bytes)).collect();
+        is_ascending(&list).then_some((Form::Full, list))
+    }
+}
+
+fn percpu(base: u64, word: i32) -> u64 {
+    if word >= 0 { word as u64 } else { base.wrapping_sub(1).wrapping_sub(i64::from(word) as u64) }
+}
+
+fn ascending(offsets: &[u8], decode: impl Fn(usize, i32) -> u64) -> Option<Vec<u64>> {
+    let words = offsets.chunks_exact(4).map(|word| word.try_into().map_or(0, i32::from_le_bytes));
+    let list: Vec<u64> = words.enumerate().map(|(n, word)| decode(n, word)).collect();
+    is_ascending(&list).then_some(list)
+}
+
+/// Nearly all go up, most lie in the kernel's part, and they are not all the same.
+fn is_ascending(list: &[u64]) -> bool {
+    let falls = list.iter().zip(list.iter().skip(1)).filter(|(one, next)| one > next).count();
+    let high = list.iter().filter(|&&address| address >= 1 << 63).count();
+    falls * 1000 <= list.len() && high * 2 > list.len() && list.first() < list.last()
+}
+
+/// The 256 tokens, where their table begins, and where its index ends.
+fn tokens(window: &[u8], hit: usize) -> Option<(Vec<&[u8]>, usize, usize)> {
+    // The tokens from '0' on tell where the table ends.
+    let mut end = hit;
+    for _ in b'0'..=255 {
+        let token = window.get(end..end.checked_add(256)?.min(window.len()))?;
+        end += token.iter().position(|&byte| byte == 0)? + 1;
+    }
+    let from = end.next_multiple_of(2);
+    for index in (from..from + 16).step_by(2) {
+        let words: Vec<usize> = window
+            .get(index..index + 512)?
+            .chunks_exact(2)
+            .map(|word| word.try_into().map_or(0, u16::from_le_bytes) as usize)
+            .collect();
+        let Some(table) = words.get(usize::from(b'0')).and_then(|&offset| hit.checked_sub(offset)) else { continue };
+        if words.first() != Some(&0) || words.iter().zip(words.iter().skip(1)).any(|(one, next)| one >= next) {
+            continue;
+        }
+        let ends = words.iter().skip(1).map(|next| table + next).chain([end]);
+        let all: Option<Vec<&[u8]>> = words
+            .iter()
+            .zip(ends)
+            .map(|(&begin, end)| window.get(table + begin..end).and_then(|text| text.split_last()))
+            .map(|split| split.filter(|(last, text)| **last == 0 && !text.contains(&0)).map(|(_, text)| text))
+            .collect();
+        if let Some(all) = all {
+            return Some((all, table, index + 512));
+        }
+    }
+    None
+}
+
+/// Where the markers begin, and their run: the longest that stands in front of the token table.
+fn markers(window: &[u8], table: usize) -> Option<(usize, Vec<u32>)> {
+    // Between the markers and the table may stand three bytes for each symbol.
+    let nearest = table.saturating_sub(4 * FEW) & !7;
+    let furthest = table.saturating_sub(MOST / STEP * 4 + 3 * MOST);
+    let stride = |one: u32, next: u32| next.checked_sub(one).is_some_and(|delta| STRIDE.contains(&delta));
+    for at in (furthest.next_multiple_of(8)..nearest + 8).step_by(8).rev() {
+        if u32_at(window, at) != Some(0) || !u32_at(window, at + 4).is_some_and(|next| stride(0, next)) {
+            continue;
+        }
+        let mut run = vec![0];
+        let words = (1..).map_while(|n| u32_at(window, at + 4 * n).filter(|_| at + 4 * n < table));
+        for next in words {
+            if !run.last().is_some_and(|&last| stride(last, next)) {
+                break;
+            }
+            run.push(next);
+        }
+        if run.len() >= FEW {
+            return Some((at, run));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,411 @@
+//! Analysis of a real guest's memory: what was planted is found, what was not is not, and damage neither panics nor hangs.
+
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "this is test code: what is not there should fail the test"
+)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use common::guest::{Guest, Spec};
+use common::run::{Exhibit, Ran, run};
+use impound::analyzer::{self, Run};
+use impound::image::{self, Extent, ReadAt, ReadError};
+use impound::memory::Physical;
+use impound::memory::linux::{Ask, Kernel};
+use impound::report::{Cell, Rows};
+use serde_json::Value;
+
+/// Questions to one image.
+struct Memory<'a>(&'a Path);
+
+impl Memory<'_> {
+    fn ask(&self, question: &[&str]) -> Result<Ran> {
+        let image = self.0.display().to_string();
+        run(&[&["memory", image.as_str()], question].concat())
+    }
+
+    fn rows(&self, name: &str) -> Result<Vec<Value>> {
+        self.ask(&[name])?.expect(0)?.rows()
+    }
+}
+
+fn has(rows: &[Value], what: &[(&str, Value)]) -> bool {
+    rows.iter().any(|row| what.iter().all(|(key, value)| row[*key] == *value))
+}
+
+fn texts<'r>(rows: &'r [Value], key: &str) -> Vec<&'r str> {
+    rows.iter().filter_map(|row| row[key].as_str()).collect()
+}
+
+fn pid_of(rows: &[Value], comm: &str) -> Result<i64> {
+    let row = rows.iter().find(|row| row["comm"] == comm).with_context(|| format!("no process {comm}"))?;
+    row["pid"].as_i64().context("no pid")
+}
+
+/// One guest for all: booting is what takes long.
+#[test]
+fn a_real_guest_is_analysed_from_its_memory_alone() -> Result<()> {
+    let guest = Guest::boot(&Spec::new("linux-small"))?;
+    let case = guest.folder().join("case");
+    let (target, case_text) = (guest.target(), case.display().to_string());
+    let method = ["--memory", "--memory-method", "paused"];
+    run(&[&["acquire", target.as_str(), "--case", case_text.as_str()], &method[..]].concat())?.expect(0)?;
+    guest.kill()?;
+    let exhibit = Exhibit::find(&case, "memory")?;
+    let memory = Memory(&exhibit.dir);
+
+    the_kernel_is_found(&memory)?;
+    processes_are_found(&memory)?;
+    files_and_sockets_are_found(&memory)?;
+    the_system_is_told(&memory)?;
+    nothing_hides_in_an_innocent_guest(&memory)?;
+    mistakes_are_told(&memory, guest.folder())?;
+    every_form_of_the_image_tells_the_same(&memory, &exhibit, guest.folder())?;
+    an_isf_is_written(&memory, guest.folder())?;
+    let image = exhibit.image();
+    what_was_hidden_is_found(&image)?;
+    damage_neither_panics_nor_hangs(&image)
+}
+
+fn the_kernel_is_found(memory: &Memory<'_>) -> Result<()> {
+    let rows = memory.rows("info")?;
+    let value = |name: &str| rows.iter().find(|row| row["property"] == name).map(|row| row["value"].clone());
+    let value = |name: &str| value(name).with_context(|| format!("info tells no {name}"));
+    assert_eq!(value("hostname")?, "web01");
+    assert!(value("banner")?.as_str().is_some_and(|banner| banner.starts_with("Linux version 6.")));
+    assert_eq!((value("cpus")?, value("page_table_levels")?), (2.into(), 4.into()));
+    assert!(value("symbols")?.as_i64().is_some_and(|count| count > 50_000));
+    assert!(value("sure_because")?.as_str().is_some_and(|why| why.contains("map _text")));
+    let boot: jiff::Timestamp = value("boot_time")?.as_str().context("no boot time")?.parse()?;
+    let since = jiff::Timestamp::now().duration_since(boot);
+    assert!(since.as_secs() > 0 && since.as_secs() < 600, "booted {since:?} ago");
+    Ok(())
+}
+
+fn processes_are_found(memory: &Memory<'_>) -> Result<()> {
+    let list = memory.rows("linux.pslist")?;
+    for comm in ["init", "planted-shell", "bash", "sleep", "nc", "kthreadd"] {
+        assert!(texts(&list, "comm").contains(&comm), "{comm} is not listed");
+    }
+    let (shell, threads) = (pid_of(&list, "planted-shell")?, pid_of(&list, "kthreadd")?);
+    assert_eq!(list.iter().filter(|row| row["comm"] == "nc").count(), 3);
+    let started = list.iter().find(|row| row["pid"] == shell).and_then(|row| row["creation_time"].as_str());
+    let started: jiff::Timestamp = started.context("no time of start")?.parse()?;
+    assert!(jiff::Timestamp::now().duration_since(started).as_secs() < 600);
+
+    let arguments = memory.rows("linux.psaux")?;
+    let of = |pid: i64| arguments.iter().find(|row| row["pid"] == pid).map(|row| row["args"].clone());
+    let planted = of(shell).context("no arguments")?;
+    assert!(
+        planted.as_str().is_some_and(|args| args.ends_with("planted-shell --token marker-arg-91c5e7")),
+        "{planted}"
+    );
+    // A thread of the kernel has none, which is not the same as empty ones.
+    assert_eq!(of(threads).context("no row")?["absent"], "not-applicable");
+
+    let environment = memory.rows("linux.envars")?;
+    let marker = [("pid", shell.into()), ("key", "IMPOUND_PLANTED_ENV".into()), ("value", "marker-env-2b8d64".into())];
+    assert!(has(&environment, &marker));
+    assert!(!has(&environment, &[("pid", threads.into())]));
+
+    let history = memory.rows("linux.bash")?;
+    let typed = ["echo marker-history-d70a35", "cd /mnt/vda/evidence", "export PLANTED=typed-by-hand"];
+    assert_eq!(texts(&history, "command").get(..3), Some(&typed[..]), "{history:?}");
+
+    // Four ways to the same processes.
+    let pids = |rows: &[Value]| rows.iter().filter_map(|row| row["pid"].as_i64()).collect::<BTreeSet<_>>();
+    let listed = pids(&list);
+    assert_eq!(pids(&memory.rows("linux.pidhashtable")?), listed);
+    assert_eq!(pids(&memory.rows("linux.pstree")?), listed);
+    let scanned = pids(&memory.rows("linux.psscan")?);
+    assert!(listed.is_subset(&scanned), "{:?}", listed.difference(&scanned));
+    let one = memory.ask(&["linux.pslist", "--pid", &shell.to_string()])?.expect(0)?.rows()?;
+    assert_eq!(pids(&one), BTreeSet::from([shell]));
+
+    let maps = memory.rows("linux.proc.maps")?;
+    assert!(has(&maps, &[("pid", shell.into()), ("path", "/bin/bash".into()), ("flags", "r-xp".into())]));
+    assert!(has(&maps, &[("pid", shell.into()), ("path", "[heap]".into())]));
+    assert!(has(&memory.rows("linux.elfs")?, &[("pid", shell.into()), ("path", "/bin/bash".into())]));
+    let may = memory.rows("linux.capabilities")?;
+    assert!(has(&may, &[("pid", shell.into()), ("cap_effective", "all".into())]));
+    let threads = memory.rows("linux.kthreads")?;
+    assert!(has(&threads, &[("thread_name", "kthreadd".into())]) || threads.len() > 20);
+    assert!(has(&threads, &[("module", "kernel".into()), ("symbol", "kjournald2".into())]));
+    Ok(())
+}
+
+fn files_and_sockets_are_found(memory: &Memory<'_>) -> Result<()> {
+    let files = memory.rows("linux.lsof")?;
+    let deleted = [("comm", "sleep".into()), ("path", "/tmp/deleted-but-open.txt".into()), ("deleted", true.into())];
+    assert!(has(&files, &deleted));
+    assert_eq!(files.iter().filter(|row| row["deleted"] == true).count(), 1);
+    assert!(has(&files, &[("path", "/dev/console".into()), ("type", "CHR".into()), ("deleted", false.into())]));
+
+    let sockets = memory.rows("linux.sockstat")?;
+    let listens = [("comm", "nc".into()), ("source_port", 31337.into()), ("state", "LISTEN".into())];
+    assert!(has(&sockets, &listens), "{sockets:?}");
+    let server = [("source_port", 40404.into()), ("state", "ESTABLISHED".into()), ("family", "AF_INET6".into())];
+    assert!(has(&sockets, &server));
+    let client = [
+        ("source_address", "127.0.0.1".into()),
+        ("destination_address", "127.0.0.1".into()),
+        ("destination_port", 40404.into()),
+        ("state", "ESTABLISHED".into()),
+        ("family", "AF_INET".into()),
+    ];
+    assert!(has(&sockets, &client));
+
+    let mounts = memory.rows("linux.mountinfo")?;
+    for (point, source, kind) in
+        [("/mnt/vda", "/dev/vda", "ext4"), ("/mnt/vdb", "/dev/vdb", "ext4"), ("/dev/shm", "shm", "tmpfs")]
+    {
+        let mount = [("mount_point", point.into()), ("mount_source", source.into()), ("fstype", kind.into())];
+        assert!(has(&mounts, &mount), "{point} is not mounted: {mounts:?}");
+    }
+    let addresses = memory.rows("linux.ip.addr")?;
+    assert!(has(&addresses, &[("interface", "eth0".into()), ("ip", "10.0.2.15".into()), ("prefix", 24.into())]));
+    assert!(has(&memory.rows("linux.ip.link")?, &[("interface", "lo".into()), ("mtu", 65536.into())]));
+    Ok(())
+}
+
+fn the_system_is_told(memory: &Memory<'_>) -> Result<()> {
+    let modules = memory.rows("linux.lsmod")?;
+    for name in ["virtio", "virtio_ring", "virtio_pci", "virtio_blk", "virtio_net"] {
+        assert!(texts(&modules, "name").contains(&name), "{name} is not loaded");
+    }
+    let log = memory.rows("linux.kmsg")?;
+    assert!(texts(&log, "line").iter().any(|line| line.contains("EXT4-fs (vda): mounted filesystem")));
+    assert!(texts(&log, "line").first().is_some_and(|line| line.starts_with("Linux version")));
+    assert_eq!(memory.rows("linux.boottime")?.len(), 1);
+    let ranges = memory.rows("linux.iomem")?;
+    assert!(texts(&ranges, "name").contains(&"System RAM") && texts(&ranges, "name").contains(&"Kernel code"));
+    let note = memory.rows("linux.vmcoreinfo")?;
+    assert!(has(&note, &[("key", "PAGESIZE".into()), ("value", "4096".into())]));
+    let symbols = memory.rows("linux.kallsyms")?;
+    assert!(has(&symbols, &[("symbol_name", "init_task".into())]));
+    Ok(())
+}
+
+fn nothing_hides_in_an_innocent_guest(memory: &Memory<'_>) -> Result<()> {
+    let calls = memory.rows("linux.check_syscall")?;
+    assert!(calls.len() > 400 && calls.iter().all(|row| row["hooked"] == false));
+    assert!(has(&calls, &[("index", 0.into()), ("handler_symbol", "__x64_sys_read".into())]));
+    let interrupts = memory.rows("linux.check_idt")?;
+    assert!(has(&interrupts, &[("index", 14.into()), ("symbol", "asm_exc_page_fault".into())]));
+    let terminals = memory.rows("linux.tty_check")?;
+    assert!(has(&terminals, &[("name", "ttyS0".into()), ("symbol", "n_tty_receive_buf".into())]));
+    for rows in [interrupts, terminals, memory.rows("linux.netfilter")?] {
+        assert!(rows.iter().all(|row| row["hooked"] == false), "{rows:?}");
+    }
+    for name in
+        ["hidden_modules", "check_modules", "malfind", "keyboard_notifiers", "check_creds", "ptrace", "findings"]
+    {
+        assert_eq!(memory.rows(&format!("linux.{name}"))?, Vec::<Value>::new(), "{name}");
+    }
+    let claims = memory.rows("linux.process_spoofing")?;
+    assert!(has(&claims, &[("comm", "planted-shell".into()), ("exe", "/bin/bash".into())]));
+    // Volatility's own names lead to the same.
+    memory.ask(&["linux.malware.check_idt"])?.expect(0)?;
+    let all = memory.ask(&["all"])?.expect(0)?.rows()?;
+    let named: BTreeSet<_> = all.iter().filter_map(|row| row["analyzer"].as_str()).collect();
+    assert!(named.len() > 25, "{named:?}");
+    Ok(())
+}
+
+fn mistakes_are_told(memory: &Memory<'_>, folder: &Path) -> Result<()> {
+    memory.ask(&["linux.nonsense"])?.expect(2)?.says("no question is named `linux.nonsense`")?;
+    memory.ask(&["info", "linux.pslist"])?.expect(2)?.says("asked alone")?;
+    memory.ask(&["isf"])?.expect(2)?.says("--output")?;
+    let csv = ["linux.pslist", "linux.lsmod", "--format", "csv"];
+    let image = memory.0.display().to_string();
+    let ran = Ran::of(&common::run::impound().args(["memory", image.as_str()]).args(csv).output()?);
+    ran.expect(2)?.says("one by one")?;
+    let empty = folder.join("no-kernel.raw");
+    let file = fs::File::create(&empty)?;
+    file.set_len(16 << 20)?;
+    let nothing = Memory(&empty).ask(&["linux.pslist"])?.expect(1)?;
+    nothing.says("no Linux kernel that can be analysed")?.says("CONFIG_KALLSYMS_ALL")?;
+    Ok(())
+}
+
+fn every_form_of_the_image_tells_the_same(memory: &Memory<'_>, exhibit: &Exhibit, folder: &Path) -> Result<()> {
+    let names = ["linux.pslist", "linux.lsof", "linux.sockstat", "linux.mountinfo", "linux.bash"];
+    let truth: Vec<_> = names.iter().map(|name| memory.rows(name)).collect::<Result<_>>()?;
+    for format in ["lime", "elf"] {
+        let path = folder.join(format!("memory.{format}"));
+        let (from, to) = (exhibit.dir.display().to_string(), path.display().to_string());
+        run(&["export", &from, "--to", format, "--output", &to])?.expect(0)?;
+        for (name, truth) in names.iter().zip(&truth) {
+            ensure!(Memory(&path).rows(name)? == *truth, "{name} differs in {format}");
+        }
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+fn an_isf_is_written(memory: &Memory<'_>, folder: &Path) -> Result<()> {
+    let path = folder.join("isf.json");
+    memory.ask(&["isf", "--output", &path.display().to_string()])?.expect(0)?;
+    memory.ask(&["isf", "--output", &path.display().to_string()])?.expect(1)?.says("nothing is ever overwritten")?;
+    let isf: Value = serde_json::from_slice(&fs::read(path)?)?;
+    assert_eq!(isf["metadata"]["format"], "6.2.0");
+    assert_eq!(isf["symbols"]["init_task"]["type"]["name"], "task_struct");
+    assert!(isf["symbols"]["linux_banner"]["constant_data"].is_string());
+    assert!(isf["user_types"]["task_struct"]["fields"]["comm"]["offset"].is_u64());
+    Ok(())
+}
+
+/// An image with some bytes changed, that notes which pages were looked at.
+struct Changed {
+    below: Arc<dyn ReadAt>,
+    bytes: Vec<(u64, u8)>,
+    seen: Mutex<BTreeSet<u64>>,
+}
+
+impl Changed {
+    fn new(below: &Arc<dyn ReadAt>, mut bytes: Vec<(u64, u8)>) -> Self {
+        bytes.sort_unstable();
+        Self { below: Arc::clone(below), bytes, seen: Mutex::default() }
+    }
+}
+
+impl ReadAt for Changed {
+    fn len(&self) -> u64 {
+        self.below.len()
+    }
+
+    fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), ReadError> {
+        self.below.read_at(at, into)?;
+        if into.len() == 4096 {
+            self.seen.lock().unwrap().insert(at / 4096);
+        }
+        let end = at + into.len() as u64;
+        let from = self.bytes.partition_point(|(place, _)| *place < at);
+        for (place, byte) in self.bytes[from..].iter().take_while(|(place, _)| *place < end) {
+            into[usize::try_from(place - at).unwrap()] = *byte;
+        }
+        Ok(())
+    }
+
+    fn extent(&self, at: u64) -> Result<Extent, ReadError> {
+        self.below.extent(at)
+    }
+}
+
+/// Rows that are only counted and kept as text.
+#[derive(Default)]
+struct Kept(Vec<String>);
+
+impl Rows for Kept {
+    fn row(&mut self, cells: Vec<Cell>) -> std::io::Result<()> {
+        self.0.push(format!("{cells:?}"));
+        Ok(())
+    }
+
+    fn end(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn answers(kernel: &Kernel, name: &str) -> Result<Vec<String>> {
+    let analyzer = analyzer::by_name(name).context("no such analyzer")?;
+    let (Run::Linux(run), mut rows) = (analyzer.run, Kept::default());
+    run(kernel, &Ask::default(), &mut rows)?;
+    Ok(rows.0)
+}
+
+fn find(image: Arc<dyn ReadAt>) -> Result<Kernel> {
+    Ok(Kernel::find(Physical::new(image))?)
+}
+
+/// A task and a module are taken off their lists, as a rootkit does, and a system call is led astray.
+fn what_was_hidden_is_found(image: &Path) -> Result<()> {
+    let image = Arc::clone(image::open(image, &image::Options::default())?.bytes());
+    let kernel = find(Arc::clone(&image))?;
+    let mut changes = Vec::new();
+    let mut write = |at: u64, value: u64| -> Result<()> {
+        let place = kernel.space.translate(at)?.physical;
+        changes.extend(value.to_le_bytes().into_iter().enumerate().map(|(n, byte)| (place + n as u64, byte)));
+        Ok(())
+    };
+    let mut unlink = |at: u64| -> Result<()> {
+        let (next, previous) = (kernel.space.u64(at)?, kernel.space.u64(at + 8)?);
+        write(previous, next)?;
+        write(next + 8, previous)
+    };
+    let tasks = kernel.processes(&Ask::default())?;
+    let shell = tasks.iter().find(|task| task.comm().is_ok_and(|comm| comm == "planted-shell")).context("no shell")?;
+    unlink(shell.0.get("tasks")?.at)?;
+    let modules = kernel.list(kernel.symbol("modules")?, "module", "list")?.members;
+    let card = modules.iter().find(|module| module.text("name").is_ok_and(|name| name == "virtio_net"));
+    unlink(card.context("no virtio_net")?.get("list")?.at)?;
+    let astray = card.context("no virtio_net")?.at;
+    write(kernel.symbol("sys_call_table")? + 8 * 59, astray)?;
+
+    let kernel = find(Arc::new(Changed::new(&image, changes)))?;
+    assert!(!answers(&kernel, "linux.pslist")?.iter().any(|row| row.contains("planted-shell")));
+    assert!(answers(&kernel, "linux.pidhashtable")?.iter().any(|row| row.contains("planted-shell")));
+    assert!(answers(&kernel, "linux.psscan")?.iter().any(|row| row.contains("planted-shell")));
+    for name in ["linux.hidden_modules", "linux.check_modules"] {
+        assert!(answers(&kernel, name)?.iter().any(|row| row.contains("virtio_net")), "{name}");
+    }
+    let findings = answers(&kernel, "linux.findings")?;
+    let finding = |what: &str, who: &str| findings.iter().any(|row| row.contains(what) && row.contains(who));
+    assert!(finding("hidden task", "planted-shell"), "{findings:?}");
+    assert!(finding("hidden module", "virtio_net"), "{findings:?}");
+    assert!(finding("hooked system call", "64bit call 59"), "{findings:?}");
+    Ok(())
+}
+
+/// Bits of the pages that analysis looks at are flipped, some a run, and everything is asked.
+fn damage_neither_panics_nor_hangs(image: &Path) -> Result<()> {
+    let image = Arc::clone(image::open(image, &image::Options::default())?.bytes());
+    let sound = Arc::new(Changed::new(&image, Vec::new()));
+    let kernel = find(Arc::clone(&sound) as Arc<dyn ReadAt>)?;
+    for analyzer in analyzer::ALL {
+        answers(&kernel, analyzer.name)?;
+    }
+    let pages: Vec<u64> = sound.seen.lock().unwrap().iter().copied().collect();
+    assert!(pages.len() > 100, "{}", pages.len());
+
+    let (begun, mut state) = (Instant::now(), 0x9e37_79b9_7f4a_7c15_u64);
+    let mut random = move |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let (mut runs, mut found) = (0, 0);
+    while runs < 300 && begun.elapsed() < Duration::from_secs(60) {
+        let flips = 1 << random(12);
+        let mut changes = Vec::new();
+        for _ in 0..flips {
+            let at = pages[usize::try_from(random(pages.len() as u64))?] * 4096 + random(4096);
+            let mut byte = [0];
+            image.read_at(at, &mut byte)?;
+            changes.push((at, byte[0] ^ 1 << random(8)));
+        }
+        let run = Instant::now();
+        if let Ok(kernel) = find(Arc::new(Changed::new(&image, changes))) {
+            found += 1;
+            for analyzer in analyzer::ALL.iter().filter(|analyzer| analyzer.name != "linux.kallsyms") {
+                // An error is an answer here.
+                let _ = answers(&kernel, analyzer.name);
+            }
+        }
+        assert!(run.elapsed() < Duration::from_secs(30), "run {runs} took {:?}", run.elapsed());
+        runs += 1;
+    }
+    assert!(runs >= 20 && found > 0, "{runs} runs, {found} of them with a kernel");
+    eprintln!("{runs} damaged images in {:?}, {found} of them with a kernel", begun.elapsed());
+    Ok(())
+}
