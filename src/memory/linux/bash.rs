@@ -18,6 +18,8 @@ pub const COLUMNS: &[Column] = &[Column("pid"), Column("comm"), Column("command_
 
 /// The most memory of one shell that is looked through.
 const MOST: u64 = 64 << 20;
+/// Pages of one shell that are asked for: a range may claim to be as long as the address space.
+const PAGES: u64 = 1 << 18;
 /// The longest command.
 const LINE: usize = 16 << 10;
 
@@ -42,16 +44,21 @@ fn history(task: &Task<'_>, ask: &Ask) -> BTreeMap<(i64, u64), String> {
     let mut found = BTreeMap::new();
     let Ok(space) = task.space() else { return found };
     let (mut parts, mut left): (Vec<(u64, Vec<u8>)>, u64) = (Vec::new(), MOST);
+    let mut tries = PAGES;
     for vma in vma::all(task, ask).iter().filter(|vma| vma.flags & WRITE != 0 && vma.file().is_err()) {
         // Pages that were never touched are absent, and may stand between others.
         let mut at = vma.start;
-        while at < vma.end && left > 0 {
+        while at < vma.end && left > 0 && tries > 0 {
+            tries -= 1;
             if let Ok(page) = space.vec(at, 4096) {
                 parts.push((at, page));
                 left = left.saturating_sub(4096);
             }
             at = at.saturating_add(4096);
         }
+    }
+    if left == 0 || tries == 0 {
+        ask.note(format!("the shell at {:#x} has more memory than was looked through", task.0.at));
     }
     let times = times(&parts);
     let places: HashSet<u64> = times.keys().copied().collect();

@@ -17,6 +17,9 @@ const DEEP: usize = 512;
 /// Open files of one process, at most.
 const MOST: u64 = 1 << 20;
 
+/// Files of one process that make no sense before the rest of its table is left.
+const WRONG: u32 = 64;
+
 /// An open file: its number and its `struct file`.
 pub(super) type Open<'k> = (i64, Object<'k>);
 
@@ -36,11 +39,21 @@ fn table<'k>(task: &Task<'k>, ask: &Ask) -> Outcome<Vec<Open<'k>>> {
     let kernel = task.0.kernel;
     let fdt = task.0.get("files.fdt")?.follow_self()?;
     let (count, array) = (fdt.u64("max_fds")?, fdt.u64("fd")?);
-    let mut files = Vec::new();
+    let (mut files, mut wrong) = (Vec::new(), 0);
     for n in 0..count.min(MOST) {
         match kernel.space.u64(array.wrapping_add(8 * n)) {
             Ok(0) => {}
-            Ok(at) => files.push((n as i64, kernel.object("file", at)?)),
+            Ok(at) => {
+                let file = kernel.object("file", at)?;
+                // What has no operations in the kernel's half is no file: the table ends before it says.
+                let plausible = at >> 63 == 1 && file.u64("f_op").is_ok_and(|operations| operations >> 63 == 1);
+                wrong += u32::from(!plausible);
+                if wrong > WRONG {
+                    ask.note(format!("open files from {n} on of the task at {:#x} make no sense", task.0.at));
+                    break;
+                }
+                files.push((n as i64, file));
+            }
             Err(fault) => {
                 ask.note(format!("open files from {n} on of the task at {:#x}: {fault}", task.0.at));
                 break;

@@ -11,6 +11,9 @@ const FACILITIES: [&str; 12] =
     ["kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp"];
 const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warn", "notice", "info", "debug"];
 
+/// After so many records in a row that do not read, the rest is not looked for.
+const LOST: u32 = 1 << 16;
+
 /// Its columns.
 pub const COLUMNS: &[Column] =
     &[Column("facility"), Column("level"), Column("timestamp"), Column("caller"), Column("line")];
@@ -19,7 +22,7 @@ pub const COLUMNS: &[Column] =
 pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
     let at = kernel.space.u64(kernel.symbol("prb")?)?;
     let ring = Ring::new(kernel.object("printk_ringbuffer", at)?)?;
-    let mut lost = 0_u64;
+    let (mut lost, mut in_a_row) = (0_u64, 0);
     let count = ring.head.wrapping_sub(ring.tail).wrapping_add(1) & ring.ids;
     for n in 0..count.min(ring.slots) {
         match ring.record(ring.tail.wrapping_add(n) & ring.ids) {
@@ -29,8 +32,16 @@ pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
                 }
             }
             Ok(None) => {}
-            Err(_) => lost += 1,
+            Err(_) => {
+                lost += 1;
+                in_a_row += 1;
+                if in_a_row > LOST {
+                    break;
+                }
+                continue;
+            }
         }
+        in_a_row = 0;
     }
     if lost > 0 {
         ask.note(format!("{lost} records of the kernel's log do not read"));
@@ -52,8 +63,9 @@ struct Ring<'k> {
 
 impl<'k> Ring<'k> {
     fn new(ring: Object<'k>) -> Outcome<Self> {
+        // No kernel is built with more than 32 MiB of text (`LOG_BUF_SHIFT`), nor with more records than bytes of it.
         let bits = |path| match ring.u64(path) {
-            Ok(bits @ 0..=40) => Ok(1_u64 << bits),
+            Ok(bits @ 0..=25) => Ok(1_u64 << bits),
             Ok(_) => Err(MemoryError::corrupt("the kernel's log", ring.at, "it claims a size that is none")),
             Err(error) => Err(error),
         };

@@ -115,6 +115,9 @@ impl Kernel {
     }
 }
 
+/// The most nodes of one tree: those of all four million pids, or of the ranges of any program, are less.
+const NODES: usize = 1 << 17;
+
 struct Tree<'k> {
     kernel: &'k Kernel,
     found: Vec<(u64, u64)>,
@@ -123,7 +126,7 @@ struct Tree<'k> {
 
 impl Tree<'_> {
     fn enter(&mut self, node: u64, depth: u32) -> Outcome<()> {
-        if depth > 24 || !self.seen.insert(node) || self.seen.len() > MOST || self.found.len() > MOST {
+        if depth > 24 || !self.seen.insert(node) || self.seen.len() > NODES || self.found.len() > MOST {
             return Err(MemoryError::corrupt("a tree", node, "it leads back into itself"));
         }
         Ok(())

@@ -25,15 +25,16 @@ pub const COLUMNS: &[Column] = &[
 
 /// Bytes that are shown.
 const SHOWN: usize = 64;
-/// Pages of a range that are looked at.
-const PAGES: u64 = 1 << 16;
+/// Pages of one process that are looked at: a range may claim to be as long as the address space.
+const PAGES: u64 = 1 << 18;
 
 /// See the module.
 pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
     for task in kernel.processes(ask)? {
+        let mut budget = PAGES;
         for vma in suspicious(&task, ask) {
             let path = task.mm().and_then(|mm| vma.name(&mm)).map(|path| path.text);
-            let (pages, first) = content(&task, &vma);
+            let (pages, first) = content(&task, &vma, &mut budget);
             let (at, bytes) = match first {
                 Some((at, bytes)) => (Cell::Address(at), Cell::Text(hex(&bytes))),
                 None => (Cell::Absent(Absent::Unreadable), Cell::Absent(Absent::Unreadable)),
@@ -66,10 +67,11 @@ pub(super) fn suspicious<'k>(task: &Task<'k>, ask: &Ask) -> Vec<Vma<'k>> {
 }
 
 /// Pages that are in memory, and the first bytes that are not all zero.
-fn content(task: &Task<'_>, vma: &Vma<'_>) -> (i64, Option<(u64, Vec<u8>)>) {
+fn content(task: &Task<'_>, vma: &Vma<'_>, budget: &mut u64) -> (i64, Option<(u64, Vec<u8>)>) {
     let Ok(space) = task.space() else { return (0, None) };
     let (mut pages, mut first) = (0, None);
-    for n in 0..((vma.end - vma.start) / 4096).min(PAGES) {
+    for n in 0..((vma.end - vma.start) / 4096).min(*budget) {
+        *budget -= 1;
         let at = vma.start + n * 4096;
         if space.translate(at).is_err() {
             continue;
