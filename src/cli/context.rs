@@ -2,7 +2,7 @@
 
 use std::env;
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -114,4 +114,25 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
     let mut file = file.with_context(|| format!("could not create {}; nothing is ever overwritten", path.display()))?;
     file.write_all(bytes).with_context(|| format!("could not write {}", path.display()))
+}
+
+/// Stdout for what a guest wrote, which may steer a terminal: it must be a file or a pipe.
+pub(super) fn raw_stdout() -> Result<io::StdoutLock<'static>> {
+    let out = io::stdout().lock();
+    if out.is_terminal() {
+        let what = "what a guest wrote does not go to a terminal: send it to a file or a program";
+        return Err(UsageError(what.to_owned()).into());
+    }
+    Ok(out)
+}
+
+/// Writes `len` zeros.
+pub(super) fn write_zeros(to: &mut impl Write, mut len: u64) -> io::Result<()> {
+    let zeros = [0; 16 << 10];
+    while len > 0 {
+        let part = usize::try_from(len).unwrap_or(usize::MAX).min(zeros.len());
+        to.write_all(zeros.get(..part).unwrap_or_default())?;
+        len -= part as u64;
+    }
+    Ok(())
 }

@@ -1,14 +1,13 @@
 //! `impound image FILE`: what wraps it, layer by layer. `impound image map FILE`: what of it is there.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use impound_backends::Why;
 
 use super::Exit;
-use super::context::Context;
-use super::exit::UsageError;
+use super::context::{Context, raw_stdout, write_zeros};
 use super::units;
 use crate::image::{self, Image, Kind, Layer, Options, ReadError, digest, map, stream};
 use crate::report::{Absent, Cell, Column, human_bytes, printable};
@@ -202,15 +201,9 @@ fn print_hashes(file: &Path, how: &OpenArgs, digests: &[String], context: &Conte
 fn cat(file: &Path, how: &OpenArgs, zeros: bool, context: &Context) -> Result<Exit> {
     let image = how.open(file)?;
     let bytes = image.bytes();
-    if io::stdout().is_terminal() {
-        return Err(UsageError(
-            "what a guest wrote does not go to a terminal: send it to a file or a program".to_owned(),
-        )
-        .into());
-    }
+    let mut out = raw_stdout()?;
     let task = context.progress().begin("cat", Some(bytes.len()));
-    let mut out = io::stdout().lock();
-    let (mut missing, empty) = (false, vec![0; 1 << 20]);
+    let mut missing = false;
     stream::in_order::<anyhow::Error>(bytes.as_ref(), 0..bytes.len(), |chunk| {
         match chunk {
             stream::Chunk::Data { bytes, .. } => {
@@ -227,12 +220,7 @@ fn cat(file: &Path, how: &OpenArgs, zeros: bool, context: &Context) -> Result<Ex
                         );
                     }
                 }
-                let mut left = extent.len;
-                while left > 0 {
-                    let part = usize::try_from(left).unwrap_or(usize::MAX).min(empty.len());
-                    out.write_all(empty.get(..part).unwrap_or_default())?;
-                    left -= part as u64;
-                }
+                write_zeros(&mut out, extent.len)?;
                 task.add(extent.len);
             }
         }

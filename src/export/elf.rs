@@ -14,7 +14,7 @@ pub(super) static ELF: Format = Format {
     ending: "elf",
     disks_only: false,
     sectors: false,
-    tested_against: "Volatility 3, readelf",
+    tested_against: "Volatility 3",
     wrapping: "elf",
     write,
 };

@@ -15,7 +15,7 @@ pub(super) static E01: Format = Format {
     ending: "E01",
     disks_only: true,
     sectors: true,
-    tested_against: "ewfverify, ewfinfo",
+    tested_against: "ewfverify, ewfinfo, dissect",
     wrapping: "ewf",
     write,
 };

@@ -91,9 +91,16 @@ pub fn export(
     output.sync()?;
     drop(task);
     compare_with_carried(image, &content.digests)?;
-    let task = progress.begin("read back", Some(len));
-    let file = digest::of_content(&output.reader()?, output.len()?, &["sha256"], &crate::progress::Silent)?;
-    read_back(&output, format, len, &content.digests, task.as_ref())?;
+    let plain = format.wrapping == "raw";
+    let task = progress.begin("read back", Some(if plain { len } else { output.len()?.saturating_add(len) }));
+    let file = digest::of_content(&output.reader()?, output.len()?, &["sha256"], task.as_ref());
+    let file = file.map_err(ExportError::ReadBack)?;
+    // A raw file is its own content: its digest is compared, and it is not read again.
+    if plain {
+        same(output.len()?, &file, len, &content.digests)?;
+    } else {
+        read_back(&output, format, len, &content.digests, task.as_ref())?;
+    }
     drop(task);
     let report = Report::new(image, from, format, to, output.len()?, content, &file);
     disk.write_new(&report_of(to), &report.bytes()?)?;
@@ -164,13 +171,20 @@ fn read_back(
     let options = Options { wrapping: Some(format.wrapping.to_owned()), ..Options::default() };
     let written = image::open(output.path(), &options).map_err(ExportError::ReadBack)?;
     let found = digest::of_content(written.bytes().as_ref(), len, &["sha256"], task).map_err(ExportError::ReadBack)?;
-    let expected = expected.iter().find(|digest| digest.algorithm == "sha256").map_or("", |digest| &digest.hex);
-    let found = found.first().map_or("", |digest| &digest.hex);
-    let padding = written.bytes().len().checked_sub(len);
-    if found == expected && padding.is_some_and(|padding| padding < 512 || !format.sectors) {
+    let padding = if format.sectors { len.next_multiple_of(512) - len } else { 0 };
+    same(written.bytes().len(), &found, len + padding, expected)
+}
+
+/// What was written is as long as it should be, and has the digest of the source.
+fn same(found_len: u64, found: &[Carried], len: u64, expected: &[Carried]) -> Result<(), ExportError> {
+    let sha256 = |digests: &[Carried]| {
+        digests.iter().find(|digest| digest.algorithm == "sha256").map_or_else(String::new, |digest| digest.hex.clone())
+    };
+    let (found, expected) = (sha256(found), sha256(expected));
+    if found == expected && found_len == len {
         return Ok(());
     }
     let expected = format!("{len} bytes with sha256 {expected}");
-    let found = format!("{} bytes with sha256 {found}", written.bytes().len());
+    let found = format!("{found_len} bytes with sha256 {found}");
     Err(ExportError::Differs { what: "what was written", expected, found })
 }

@@ -1,13 +1,15 @@
 //! The file under construction: it has a temporary name until all of it is there and was read back.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::ExportError;
 use crate::image::FileBytes;
 
-/// See the module. Removed when it is dropped, unless it is kept.
+/// See the module. Locked while it is written. Removed when it is dropped, unless it is kept.
 pub struct Output {
     file: File,
     path: PathBuf,
@@ -25,14 +27,16 @@ impl Output {
         temporary.push(name);
         temporary.push(".tmp");
         let path = to.with_file_name(temporary);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(ExportError::write("remove what an earlier run left", &path)(error));
-            }
-            _ => {}
-        }
+        remove_left(&path)?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o444).open(&path);
         let file = file.map_err(ExportError::write("create the file", &path))?;
+        let inode = |found: fs::Metadata| (found.dev(), found.ino());
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        // Another run may have taken it for a leftover before it was locked.
+        let ours = fs::symlink_metadata(&path).map(inode).ok() == file.metadata().map(inode).ok();
+        if !locked || !ours {
+            return Err(busy(&path));
+        }
         Ok(Self { file, path, at: 0, keep: false })
     }
 
@@ -91,6 +95,21 @@ impl Output {
     pub(super) fn keep(mut self) {
         self.keep = true;
     }
+}
+
+/// Removes what a killed run left under this name; a file that a live run still writes is locked.
+fn remove_left(path: &Path) -> Result<(), ExportError> {
+    let left = match OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path) {
+        Ok(left) => left,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(ExportError::write("look at what an earlier run left", path)(error)),
+    };
+    flock(&left, FlockOperation::NonBlockingLockExclusive).map_err(|_| busy(path))?;
+    fs::remove_file(path).map_err(ExportError::write("remove what an earlier run left", path))
+}
+
+fn busy(path: &Path) -> ExportError {
+    ExportError::Refused(format!("another run is writing {}", path.display()))
 }
 
 impl Drop for Output {

@@ -12,7 +12,7 @@ pub(super) static QCOW2: Format = Format {
     ending: "qcow2",
     disks_only: true,
     sectors: true,
-    tested_against: "qemu-img check and compare",
+    tested_against: "qemu-img check and compare, dissect",
     wrapping: "qcow2",
     write,
 };

@@ -11,7 +11,7 @@ pub(super) static RAW: Format = Format {
     ending: "raw",
     disks_only: false,
     sectors: false,
-    tested_against: "cmp",
+    tested_against: "qemu-img compare",
     wrapping: "raw",
     write,
 };

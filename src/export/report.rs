@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use impound_backends::Why;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -110,7 +109,7 @@ impl Report {
 
     /// Nothing is missing that should be there.
     pub fn is_whole(&self) -> bool {
-        self.unreadable == 0 && !self.gaps.iter().any(|gap| matches!(gap.why, Why::Unreadable(_)))
+        self.unreadable == 0
     }
 
     /// SHA-256 of the file that was written.

@@ -13,7 +13,7 @@ pub(super) static VMDK: Format = Format {
     ending: "vmdk",
     disks_only: true,
     sectors: true,
-    tested_against: "qemu-img check and compare",
+    tested_against: "qemu-img check and compare, dissect",
     wrapping: "vmdk",
     write,
 };

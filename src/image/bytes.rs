@@ -119,7 +119,7 @@ impl ReadAt for Part {
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), ReadError> {
         within(self.len, at, into.len() as u64)?;
-        self.below.read_at(self.from + at, into)
+        self.below.read_at(self.from + at, into).map_err(|error| error.moved(self.from + at, at))
     }
 
     fn unit(&self) -> u64 {

@@ -94,6 +94,15 @@ impl ReadError {
         move |error| Self::In { on: on.into(), source: Box::new(error) }
     }
 
+    /// A gap that was met at `below` in other bytes, as one at `here` in these: whoever is told of it looks for it here.
+    #[must_use]
+    pub fn moved(self, below: u64, here: u64) -> Self {
+        match self {
+            Self::Gap { at, len, why } => Self::Gap { at: here.saturating_add(at.saturating_sub(below)), len, why },
+            other => other,
+        }
+    }
+
     /// The error itself, without the files and layers it came through.
     pub fn root(&self) -> &Self {
         match self {

@@ -42,11 +42,15 @@ impl ReadAt for Joined {
             let inside = at - begin;
             let here = usize::try_from(part.len() - inside).unwrap_or(usize::MAX).min(into.len());
             let (now, rest) = into.split_at_mut(here);
-            part.read_at(inside, now)?;
+            part.read_at(inside, now).map_err(|error| error.moved(inside, at))?;
             at += here as u64;
             into = rest;
         }
         Ok(())
+    }
+
+    fn unit(&self) -> u64 {
+        self.parts.iter().map(|(_, part)| part.unit()).max().unwrap_or(1)
     }
 
     fn extent(&self, at: u64) -> Result<Extent, ReadError> {

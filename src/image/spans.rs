@@ -92,7 +92,10 @@ impl ReadAt for Spans {
             let here = usize::try_from(span.end() - at).unwrap_or(usize::MAX).min(into.len());
             let (part, rest) = into.split_at_mut(here);
             match span.from {
-                Some(from) => self.below.read_at(from + (at - span.at), part)?,
+                Some(from) => {
+                    let below = from + (at - span.at);
+                    self.below.read_at(below, part).map_err(|error| error.moved(below, at))?;
+                }
                 None => part.fill(0),
             }
             at += here as u64;
@@ -143,6 +146,22 @@ mod tests {
         assert_eq!(image.extent(50).unwrap(), Extent { at: 50, len: 50, kind: Kind::Gap(Why::NotRam) });
         assert_eq!(image.extent(112).unwrap(), Extent { at: 112, len: 3, kind: Kind::Zero });
         assert!(matches!(image.read_at(110, &mut bytes).unwrap_err(), ReadError::Caller { .. }));
+    }
+
+    #[test]
+    fn a_gap_below_is_told_at_the_address_where_it_is_missed() {
+        let lower: Arc<dyn ReadAt> = Arc::new(spans(&[(0, 10, Some(0)), (20, 10, Some(10))]).unwrap());
+        let missed = |image: &dyn ReadAt, at| match image.read_at(at, &mut [0; 10]) {
+            Err(ReadError::Gap { at, len, .. }) => (at, len),
+            other => panic!("{other:?}"),
+        };
+        let part = super::super::Part::new(Arc::clone(&lower), 5, 20).unwrap();
+        assert_eq!(missed(&part, 0), (5, 10));
+        let above = Spans::new(Arc::clone(&lower), "test", vec![Span { at: 1000, len: 30, from: Some(0) }]).unwrap();
+        assert_eq!(missed(&above, 1005), (1010, 10));
+        let joined =
+            super::super::joined::Joined::new([Arc::new(InMemory(vec![1; 100])) as Arc<dyn ReadAt>, lower]).unwrap();
+        assert_eq!(missed(&joined, 105), (110, 10));
     }
 
     #[test]

@@ -58,15 +58,17 @@ fn value(cell: Cell) -> Value {
         Cell::Bytes(n) => json!(n),
         Cell::Bool(yes) => json!(yes),
         Cell::Address(_) | Cell::Time(_) => Value::String(cell.plain()),
-        Cell::Name(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => Value::String(text),
-            Err(error) => {
-                let bytes = error.into_bytes();
-                let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or('?');
-                let hex: String = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
-                json!({ "hex": hex, "text": super::readable(&bytes) })
-            }
-        },
+        Cell::Name(bytes) => name(&bytes),
         Cell::Absent(why) => json!({ "absent": why.name() }),
     }
+}
+
+/// A name of evidence, whole: a string, or an object with its bytes in hex where it is no text.
+pub fn name(bytes: &[u8]) -> Value {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return json!(text);
+    }
+    let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or('?');
+    let hex: String = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+    json!({ "hex": hex, "text": super::readable(bytes) })
 }

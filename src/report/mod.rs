@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 
 pub use escape::printable;
+pub use json::name as json_name;
 
 /// A column: its name is the key in JSON and CSV, in `lower_snake_case`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use impound::disk::fs::Confidence;
 
-use crate::kit::{debugfs, folder, make, open, read, tree};
+use crate::kit::{debugfs, folder, impound, make, open, read, tree};
 
 #[test]
 fn a_deleted_inode_with_its_map_comes_back_with_its_name() {
@@ -69,4 +69,29 @@ fn the_journal_gives_back_what_the_kernel_deleted() {
             .is_some_and(|found| read(found.as_ref()) == content(*n).into_bytes())
     });
     assert_eq!(good.count(), 9, "{:?}", lost.iter().map(|l| (&l.path, &l.source, l.confidence)).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_may_be_out_of_date_is_not_called_whole() {
+    let temp = folder();
+    let put = temp.path().join("tree");
+    std::fs::create_dir(&put).unwrap();
+    std::fs::write(put.join("secret.txt"), "gone\n").unwrap();
+    let image = temp.path().join("image");
+    make(&image, &["-t", "ext4"], &put, "16M");
+    debugfs(&image, "rm secret.txt");
+    let (sound, broken) = (temp.path().join("sound"), temp.path().join("broken"));
+    let ask = |to: &std::path::Path| {
+        let (image, to) = (image.as_os_str(), to.as_os_str());
+        let ls = impound([std::ffi::OsStr::new("disk"), image, "ls".as_ref()]).1;
+        let recover = [std::ffi::OsStr::new("disk"), image, "recover".as_ref(), "-o".as_ref(), to];
+        (ls, impound(recover).1)
+    };
+    assert_eq!(ask(&sound), (0, 0));
+    // Without its journal the file system is as of some time, and nobody can say of which.
+    debugfs(&image, "clri <8>");
+    assert_eq!(ask(&broken), (3, 3));
+    for to in [sound, broken] {
+        assert_eq!(std::fs::read(to.join("files/p0/secret.txt")).unwrap(), b"gone\n");
+    }
 }

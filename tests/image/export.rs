@@ -169,6 +169,21 @@ fn nothing_is_overwritten_and_a_source_that_is_not_as_it_was_sealed_gives_no_cop
 }
 
 #[test]
+fn a_copy_that_another_run_writes_is_left_alone_and_a_leftover_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = folder.path().join("disk.raw");
+    fs::write(&raw, kit::content(1 << 20)).unwrap();
+    let (to, temporary) = (folder.path().join("out.raw"), folder.path().join(".out.raw.tmp"));
+    let held = fs::File::create(&temporary).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let error = export(&raw, "raw", &to).unwrap_err().to_string();
+    assert!(error.contains("another run is writing") && temporary.exists(), "{error}");
+    drop(held);
+    export(&raw, "raw", &to).unwrap();
+    assert!(to.exists() && !temporary.exists());
+}
+
+#[test]
 fn a_full_disk_ends_it_with_a_clear_word_and_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let raw = folder.path().join("disk.raw");

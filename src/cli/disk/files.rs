@@ -1,14 +1,13 @@
 //! Single files: `stat`, `cat`; and `hash` of all.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Result;
 use rayon::prelude::*;
 
 use super::super::Exit;
-use super::super::context::Context;
-use super::super::exit::UsageError;
+use super::super::context::{Context, raw_stdout, write_zeros};
 use super::list::{exit, int};
 use super::open::Disk;
 use crate::disk::fs::{FileKind, Filesystem, State};
@@ -88,29 +87,17 @@ pub(super) fn pieces(content: &dyn ReadAt, take: Take<'_>) -> Result<()> {
 }
 
 pub(super) fn cat(disk: &Disk, slack: bool, context: &Context) -> Result<Exit> {
-    if io::stdout().is_terminal() {
-        let what = "what a guest wrote does not go to a terminal: send it to a file or a program";
-        return Err(UsageError(what.to_owned()).into());
-    }
+    let mut out = raw_stdout()?;
     let (mounted, inode, _) = disk.one(context)?;
     let node = mounted.fs.node(inode)?;
-    let mut out = io::stdout().lock();
     if slack {
         out.write_all(&mounted.fs.slack(inode)?)?;
         return Ok(Exit::Complete);
     }
     let content = mounted.fs.content(inode)?;
-    let zeros = vec![0; 1 << 20];
     let done = pieces(content.as_ref(), &mut |piece| match piece {
         Ok(bytes) => out.write_all(bytes),
-        Err(mut zero) => {
-            while zero > 0 {
-                let part = crate::disk::us(zero).min(zeros.len());
-                out.write_all(zeros.get(..part).unwrap_or_default())?;
-                zero -= part as u64;
-            }
-            Ok(())
-        }
+        Err(zeros) => write_zeros(&mut out, zeros),
     });
     out.flush()?;
     node.odd.iter().for_each(|line| context.say(&printable(line)));

@@ -109,7 +109,7 @@ pub(super) fn ls(disk: &Disk, recursive: bool, deleted: bool, context: &Context)
         Ok(())
     })?;
     if deleted {
-        for (label, lost) in disk.lost(context)? {
+        for (label, lost) in disk.lost(context)?.0 {
             let state = Cell::text(lost.state.name());
             let last = [state, Cell::text(&lost.source), Cell::text(lost.confidence.name())];
             rows.row(cells(&label, path(&lost), lost.node.inode, Some(&lost.node), last))?;

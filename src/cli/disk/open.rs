@@ -1,5 +1,6 @@
 //! From an address on the command line to file systems.
 
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,9 +23,12 @@ pub(super) struct Disk {
     pub(super) volumes: Volumes,
     pub(super) address: Address,
     options: fs::Options,
+    /// The file systems, and whether all could be opened and read; once they were asked for.
+    mounted: OnceCell<(Vec<Mounted>, bool)>,
 }
 
 /// A file system, and its volume's name.
+#[derive(Clone)]
 pub(super) struct Mounted {
     pub(super) label: String,
     pub(super) fs: Arc<dyn Filesystem>,
@@ -36,11 +40,19 @@ impl Disk {
         let image = how.open(&address.image)?;
         let bytes = Arc::clone(image.bytes());
         let volumes = volume::scan(&bytes)?;
-        Ok(Self { bytes, volumes, address, options: fs::Options { no_journal } })
+        Ok(Self { bytes, volumes, address, options: fs::Options { no_journal }, mounted: OnceCell::new() })
     }
 
     /// The file systems that were asked for, and whether all of them could be opened.
     pub(super) fn mounted(&self, context: &Context) -> Result<(Vec<Mounted>, bool)> {
+        if let Some((all, whole)) = self.mounted.get() {
+            return Ok((all.clone(), *whole));
+        }
+        let opened = self.mount(context)?;
+        Ok(self.mounted.get_or_init(|| opened).clone())
+    }
+
+    fn mount(&self, context: &Context) -> Result<(Vec<Mounted>, bool)> {
         let (mut all, mut whole) = (Vec::new(), true);
         let wanted = self.address.volume;
         for volume in self.volumes.readable().filter(|volume| wanted.is_none_or(|n| volume.number == Some(n))) {
@@ -48,6 +60,7 @@ impl Disk {
             match volume.open(&self.bytes).and_then(|bytes| fs::open(&bytes, self.options)) {
                 Ok(Some(fs)) => {
                     fs.odd().iter().for_each(|line| context.say(&format!("{label}: {}", printable(line))));
+                    whole &= fs.is_whole();
                     all.push(Mounted { label, fs });
                 }
                 Ok(None) => {
@@ -124,12 +137,13 @@ impl Disk {
         Ok(whole)
     }
 
-    /// Files that are no longer there, of all volumes that were asked for.
-    pub(super) fn lost(&self, context: &Context) -> Result<Vec<(String, Lost)>> {
+    /// Files that are no longer there, of all volumes that were asked for, and whether all of those could be read.
+    pub(super) fn lost(&self, context: &Context) -> Result<(Vec<(String, Lost)>, bool)> {
+        let (mounted, whole) = self.mounted(context)?;
         let mut all = Vec::new();
-        for Mounted { label, fs } in self.mounted(context)?.0 {
+        for Mounted { label, fs } in mounted {
             all.extend(fs.lost()?.into_iter().map(|lost| (label.clone(), lost)));
         }
-        Ok(all)
+        Ok((all, whole))
     }
 }

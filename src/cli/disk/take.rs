@@ -17,7 +17,7 @@ use crate::disk::fs::{FileKind, Filesystem, Node};
 use crate::disk::names::Taken;
 use crate::disk::walk::How;
 use crate::image::ReadAt;
-use crate::report::readable;
+use crate::report::json_name;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -42,12 +42,6 @@ struct Tree {
     manifest: std::fs::File,
     most: u64,
     good: bool,
-}
-
-/// A name as JSON, whole: text, or hex where it is none.
-fn name(bytes: &[u8]) -> serde_json::Value {
-    std::str::from_utf8(bytes)
-        .map_or_else(|_| json!({ "hex": crate::image::hex(bytes), "text": readable(bytes) }), |text| json!(text))
 }
 
 fn put(line: &mut serde_json::Value, key: &str, value: serde_json::Value) {
@@ -100,7 +94,7 @@ impl Tree {
         let cut = path.len().saturating_sub(own.len() + 1);
         let above = path.get(..cut).unwrap_or_default();
         let mut line = json!({
-            "path": name(path), "inode": node.inode, "size": node.size, "mode": format!("{:04o}", node.mode & 0o7777),
+            "path": json_name(path), "inode": node.inode, "size": node.size, "mode": format!("{:04o}", node.mode & 0o7777),
             "kind": node.kind.map_or("unknown", FileKind::name), "uid": node.uid, "gid": node.gid,
             "modified": node.times.modified, "more": more,
         });
@@ -161,7 +155,7 @@ pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
         }
         let mut more = json!({});
         if node.kind == Some(FileKind::Link) {
-            put(&mut more, "target", mounted.fs.target(node.inode).map_or(json!(null), |target| name(&target)));
+            put(&mut more, "target", mounted.fs.target(node.inode).map_or(json!(null), |target| json_name(&target)));
         }
         let content = content_of(mounted.fs.as_ref(), &node).transpose().unwrap_or_else(|error| {
             tree.good = false;
@@ -174,7 +168,7 @@ pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
 }
 
 pub(super) fn recover(disk: &Disk, args: &TakeArgs, context: &Context) -> Result<Exit> {
-    let lost = disk.lost(context)?;
+    let (lost, whole) = disk.lost(context)?;
     let mut tree = Tree::create(args)?;
     for (label, lost) in lost {
         let path = lost.path.unwrap_or_else(|| format!("/#{}", lost.node.inode).into_bytes());
@@ -185,5 +179,5 @@ pub(super) fn recover(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
         });
         tree.file((&path, last(&path)), &lost.node, content, &more)?;
     }
-    Ok(exit(tree.good))
+    Ok(exit(whole && tree.good))
 }

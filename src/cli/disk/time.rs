@@ -43,7 +43,7 @@ pub(super) fn timeline(disk: &Disk, bodyfile: bool, deleted: bool, context: &Con
         Ok(())
     })?;
     if deleted {
-        for (label, lost) in disk.lost(context)? {
+        for (label, lost) in disk.lost(context)?.0 {
             let path = lost.path.unwrap_or_else(|| format!("/#{}", lost.node.inode).into_bytes());
             files.push(File { path: named(&label, &path), node: lost.node, state: lost.state });
         }

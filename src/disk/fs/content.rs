@@ -68,7 +68,7 @@ impl ReadAt for Content {
             let (now, rest) = into.split_at_mut(here);
             match extent.kind {
                 Kind::Zero => now.fill(0),
-                Kind::Data => self.volume.read_at(from, now)?,
+                Kind::Data => self.volume.read_at(from, now).map_err(|error| error.moved(from, at))?,
                 Kind::Gap(why) => return Err(ReadError::Gap { at: extent.at, len: extent.len, why }),
             }
             at += here as u64;

@@ -230,6 +230,8 @@ pub trait Filesystem: Send + Sync {
     fn facts(&self) -> Vec<(String, String)>;
     /// What is not as it should be.
     fn odd(&self) -> Vec<String>;
+    /// All that says what is true today could be read. Not so if the journal cannot: what stands there may be out of date.
+    fn is_whole(&self) -> bool;
     /// Number of the root directory.
     fn root(&self) -> u64;
     /// The numbers that files may have.

@@ -11,7 +11,7 @@ mod shared;
 mod split;
 mod vdi;
 mod vhd;
-mod vhdx;
+pub(crate) mod vhdx;
 mod vmdk;
 mod vmware;
 mod windows;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{Below, Content, Layer, Opened, Opening, ReadError, Wrapping};
 
-use super::shared::chain;
+use super::shared::chain::guid;
 use super::shared::mapped::{Home, Map, Mapped, Parent, Run, joined};
 
 /// See the module.
@@ -59,7 +59,7 @@ fn open(below: &Below) -> Opening {
     let kind = kind(&fields)?;
     layer.fact("type", kind).fact("version", "1.1");
     let creator = fields.text(0, MAGIC_AT)?;
-    layer.fact("creator", creator.trim()).fact("uuid", uuid(fields.array(0x188)?));
+    layer.fact("creator", creator.trim()).fact("uuid", guid(fields.array(0x188)?));
     let blocks = blocks(below, &fields)?;
     layer.fact("block size", blocks.block).fact("blocks in use", blocks.sorted.len());
     let claimed = fields.u32(0x184)?;
@@ -79,22 +79,12 @@ fn kind(fields: &Fields<'_>) -> Result<&'static str, ReadError> {
     };
     let parents = [fields.array::<16>(0x1a8)?, fields.array::<16>(0x1b8)?];
     if kind == "differencing" || parents.iter().any(|id| *id != [0; 16]) {
-        let id = uuid(fields.array(0x1b8)?);
+        let id = guid(fields.array(0x1b8)?);
         let why =
             format!("its parent is named by an identifier only ({id}): merge a copy first (VBoxManage clonemedium)");
         return Err(ReadError::unsupported("a differencing VDI", why));
     }
     Ok(kind)
-}
-
-/// A UUID as VirtualBox prints it: the first three fields are little-endian.
-fn uuid(bytes: [u8; 16]) -> String {
-    let mut bytes = bytes;
-    let (fields, _) = bytes.split_at_mut(8);
-    let (first, others) = fields.split_at_mut(4);
-    first.reverse();
-    others.chunks_mut(2).for_each(<[u8]>::reverse);
-    chain::uuid(bytes)
 }
 
 fn blocks(below: &Below, fields: &Fields<'_>) -> Result<Blocks, ReadError> {

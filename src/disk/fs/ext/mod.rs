@@ -39,6 +39,8 @@ pub(super) struct Ext {
     journal: Option<Journal>,
     notes: Vec<(String, String)>,
     odd: Vec<String>,
+    /// See [`Filesystem::is_whole`].
+    whole: bool,
 }
 
 /// Opens the file system on a volume.
@@ -90,7 +92,7 @@ impl Ext {
         if let Some(first) = first {
             odd.push(format!("{bad} group descriptors have a checksum that does not fit, the first is {first}"));
         }
-        Ok(Self { volume, sb, groups, journal: None, notes: Vec::new(), odd })
+        Ok(Self { volume, sb, groups, journal: None, notes: Vec::new(), odd, whole: true })
     }
 
     fn note(&mut self, name: &str, value: &str) {
@@ -115,6 +117,7 @@ impl Ext {
             }
             Err(error) => {
                 self.odd.push(format!("the journal cannot be read: {error}"));
+                self.whole = false;
                 None
             }
         }
@@ -207,6 +210,10 @@ impl Filesystem for Ext {
 
     fn odd(&self) -> Vec<String> {
         self.odd.clone()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.whole
     }
 
     fn root(&self) -> u64 {

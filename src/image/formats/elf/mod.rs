@@ -24,7 +24,7 @@ use segments::{Segment, merge};
 pub(super) static ELF: Wrapping = Wrapping {
     name: "elf",
     about: "ELF core of a machine's memory (QEMU, virsh, VirtualBox, kernel vmcore)",
-    tested_against: "QEMU 10.0 dump-guest-memory (pc and q35, below and above 4 GiB); Volatility 3 reads the same ranges",
+    tested_against: "QEMU 10.0 dump-guest-memory (pc and q35, below and above 4 GiB); what impound exports, Volatility 3 reads alike",
     probe,
     open,
 };

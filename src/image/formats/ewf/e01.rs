@@ -2,7 +2,7 @@
 
 use super::chunks::{Layout, Table};
 use super::segments::Segment;
-use super::{Found, MOST_HEADER, headers};
+use super::{Found, Geometry, MOST_HEADER, headers};
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{ReadAt, ReadError, read_vec};
 
@@ -133,7 +133,8 @@ fn volume(file: &dyn ReadAt, section: &Section, found: &mut Found) -> Result<(),
     let fields = Fields::new(WHAT, section.at, &bytes);
     checksum(&fields, len - 4)?;
     let sectors = if smart { fields.u32(16)?.into() } else { fields.u64(16)? };
-    found.geometry(section.at, sectors, fields.u32(8)?.into(), fields.u32(12)?.into())?;
+    let (chunk, sector) = (fields.u32(8)?.into(), fields.u32(12)?.into());
+    found.geometry(Geometry { at: section.at, sectors, sector, chunk })?;
     if !smart {
         let medium = match fields.u8(0)? {
             0 => "removable",
@@ -196,12 +197,9 @@ fn errors(file: &dyn ReadAt, section: &Section, found: &mut Found) -> Result<(),
     }
     let bytes = read_structure(file, WHAT, section.at + 520, usize::try_from(count * 8).unwrap_or(0))?;
     let fields = Fields::new(WHAT, section.at + 520, &bytes);
-    let sector =
-        found.facts.iter().find(|(name, _)| *name == "bytes per sector").and_then(|(_, text)| text.parse().ok());
-    let sector: u64 = sector.unwrap_or(512);
     for i in 0..usize::try_from(count).unwrap_or(0) {
         let (first, sectors) = (u64::from(fields.u32(i * 8)?), u64::from(fields.u32(i * 8 + 4)?));
-        found.unread.push((first * sector, sectors * sector));
+        found.unread.push((first, sectors));
     }
     Ok(())
 }

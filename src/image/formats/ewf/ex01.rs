@@ -2,7 +2,7 @@
 
 use super::chunks::{Layout, Table};
 use super::segments::Segment;
-use super::{Found, MOST_HEADER, e01, headers};
+use super::{Found, Geometry, MOST_HEADER, e01, headers};
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{ReadAt, ReadError, read_vec};
 
@@ -113,12 +113,9 @@ fn errors(file: &dyn ReadAt, section: &Section, found: &mut Found) -> Result<(),
     }
     let bytes = read_structure(file, WHAT, section.at + 32, usize::try_from(count * 16).unwrap_or(0))?;
     let fields = Fields::new(WHAT, section.at + 32, &bytes);
-    let sector =
-        found.facts.iter().find(|(name, _)| *name == "bytes per sector").and_then(|(_, text)| text.parse().ok());
-    let sector: u64 = sector.unwrap_or(512);
     for i in 0..usize::try_from(count).unwrap_or(0) {
         let (first, sectors) = (fields.u64(i * 16)?, u64::from(fields.u32(i * 16 + 8)?));
-        found.unread.push((first.saturating_mul(sector), sectors.saturating_mul(sector)));
+        found.unread.push((first, sectors));
     }
     Ok(())
 }
@@ -162,19 +159,15 @@ fn text(file: &dyn ReadAt, section: &Section, found: &mut Found) -> Result<(), R
         // `ts`: sectors of the medium; `bp`: bytes per sector.
         if let (Some(sectors), Some(sector)) = (value("ts"), value("bp")) {
             // Chunks are told by the case data; until then by the default of 64 sectors.
-            let per_chunk = found.facts.iter().find(|(name, _)| *name == "sectors per chunk");
-            let per_chunk = per_chunk.and_then(|(_, text)| text.parse().ok()).unwrap_or(64);
-            found.geometry(section.at, sectors, per_chunk, sector)?;
+            let chunk = found.per_chunk.unwrap_or(64);
+            found.geometry(Geometry { at: section.at, sectors, sector, chunk })?;
         }
     } else if let Some(per_chunk) = value("sb") {
         found.fact("sectors per chunk", per_chunk);
-        if let Some(sector) = found.len.and(found.facts.iter().find(|(name, _)| *name == "bytes per sector")) {
-            let sector: u64 = sector.1.parse().unwrap_or(512);
-            let chunk = per_chunk.saturating_mul(sector);
-            if !(1..=super::MOST_CHUNK).contains(&chunk) {
-                return Err(ReadError::corrupt("Ex01 case data", section.at, "a chunk of 1 byte to 64 MiB", per_chunk));
-            }
-            found.chunk = chunk;
+        found.per_chunk = Some(per_chunk);
+        if let Some(geometry) = &mut found.geometry {
+            geometry.chunk = per_chunk;
+            geometry.lengths()?;
         }
     }
     Ok(())

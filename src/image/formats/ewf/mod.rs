@@ -41,19 +41,49 @@ const MOST_HEADER: usize = 1 << 20;
 /// What the sections of all segments say.
 #[derive(Default)]
 struct Found {
-    /// Length of a chunk in bytes, decoded.
-    chunk: u64,
-    /// Length of the medium in bytes; `None` until a section told.
-    len: Option<u64>,
+    /// How the medium is cut up; `None` until a section told.
+    geometry: Option<Geometry>,
+    /// Sectors of a chunk, where another section than that of the medium says so (version 2).
+    per_chunk: Option<u64>,
     /// Tables of chunks, ascending.
     tables: Vec<chunks::Table>,
-    /// Ranges in bytes that the acquirer could not read.
+    /// First sector and count of what the acquirer could not read.
     unread: Vec<(u64, u64)>,
     digests: Vec<Carried>,
     facts: Vec<(&'static str, String)>,
     odd: Vec<String>,
     /// The last segment says that it is the last.
     done: bool,
+}
+
+/// The medium: how many sectors, how long, how many of them in a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Geometry {
+    /// Where it stands, for an error.
+    at: u64,
+    sectors: u64,
+    /// Length of a sector in bytes.
+    sector: u64,
+    /// Sectors of a chunk.
+    chunk: u64,
+}
+
+impl Geometry {
+    /// Length of a chunk and of the medium, in bytes.
+    fn lengths(&self) -> Result<(u64, u64), ReadError> {
+        let corrupt =
+            |expected: String, found: String| ReadError::corrupt("EWF volume section", self.at, expected, found);
+        let chunk = self.chunk.checked_mul(self.sector).filter(|chunk| (1..=MOST_CHUNK).contains(chunk));
+        let Some(chunk) = chunk else {
+            let found = format!("{} sectors of {} bytes", self.chunk, self.sector);
+            return Err(corrupt(format!("chunks of 1 to {MOST_CHUNK} bytes"), found));
+        };
+        let Some(len) = self.sectors.checked_mul(self.sector) else {
+            let found = format!("{} sectors of {} bytes", self.sectors, self.sector);
+            return Err(corrupt("a medium of less than 2^64 bytes".to_owned(), found));
+        };
+        Ok((chunk, len))
+    }
 }
 
 impl Found {
@@ -76,31 +106,14 @@ impl Found {
     }
 
     /// Takes the geometry of the medium; a second one that differs is damage.
-    fn geometry(&mut self, at: u64, sectors: u64, per_chunk: u64, sector: u64) -> Result<(), ReadError> {
-        let corrupt = |expected: String, found: String| ReadError::corrupt("EWF volume section", at, expected, found);
-        let chunk = per_chunk.checked_mul(sector).filter(|chunk| (1..=MOST_CHUNK).contains(chunk));
-        let Some(chunk) = chunk else {
-            let found = format!("{per_chunk} sectors of {sector} bytes");
-            return Err(corrupt(format!("chunks of 1 to {MOST_CHUNK} bytes"), found));
-        };
-        let Some(len) = sectors.checked_mul(sector) else {
-            return Err(corrupt(
-                "a medium of less than 2^64 bytes".to_owned(),
-                format!("{sectors} sectors of {sector} bytes"),
-            ));
-        };
-        match self.len {
-            Some(known) if known != len || self.chunk != chunk => {
-                Err(corrupt(format!("{known} bytes in chunks of {} again", self.chunk), format!("{len} and {chunk}")))
-            }
-            Some(_) => Ok(()),
-            None => {
-                (self.len, self.chunk) = (Some(len), chunk);
-                self.fact("chunk size", chunk);
-                self.fact("bytes per sector", sector);
-                Ok(())
-            }
+    fn geometry(&mut self, told: Geometry) -> Result<(), ReadError> {
+        told.lengths()?;
+        let known = *self.geometry.get_or_insert(told);
+        if (Geometry { at: told.at, ..known }) == told {
+            return Ok(());
         }
+        let words = |it: Geometry| format!("{} sectors of {} bytes, {} to a chunk", it.sectors, it.sector, it.chunk);
+        Err(ReadError::corrupt("EWF volume section", told.at, words(known), words(told)))
     }
 }
 
@@ -129,9 +142,12 @@ fn open(below: &Below) -> Opening {
         read(&segment, &mut found).map_err(ReadError::within(segment.name))?;
         files.push(segment.bytes);
     }
-    let Some(len) = found.len else {
+    let Some(geometry) = found.geometry else {
         return Err(ReadError::corrupt("EWF image", 0, "a volume section", "none in any segment"));
     };
+    let (chunk, len) = geometry.lengths()?;
+    found.fact("chunk size", chunk);
+    found.fact("bytes per sector", geometry.sector);
     below.allow("an EWF image", len)?;
     if !found.done {
         found.odd.push(format!("the last of its {} segments does not say that it is the last", files.len()));
@@ -140,7 +156,9 @@ fn open(below: &Below) -> Opening {
     layer.facts.extend([("segments", files.len().to_string())]);
     layer.facts.append(&mut found.facts);
     layer.digests.append(&mut found.digests);
-    let chunks = Chunks::new(files, found.chunk, len, found.tables, found.unread)?;
+    let bytes = |sectors: u64| sectors.saturating_mul(geometry.sector);
+    let unread = found.unread.iter().map(|(first, count)| (bytes(*first), bytes(*count))).collect();
+    let chunks = Chunks::new(files, chunk, len, found.tables, unread)?;
     layer.odd.append(&mut found.odd);
     layer.odd.extend(chunks.odd());
     Ok(Opened::new(Arc::new(chunks), layer))

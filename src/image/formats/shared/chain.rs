@@ -41,3 +41,12 @@ pub(crate) fn uuid(bytes: [u8; 16]) -> String {
     let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| hex.get(range).unwrap_or_default().to_owned());
     parts.join("-")
 }
+
+/// A GUID in its usual form: of its bytes the first three fields are little-endian.
+pub(crate) fn guid(mut bytes: [u8; 16]) -> String {
+    let (fields, _) = bytes.split_at_mut(8);
+    let (first, others) = fields.split_at_mut(4);
+    first.reverse();
+    others.chunks_mut(2).for_each(<[u8]>::reverse);
+    uuid(bytes)
+}

@@ -197,7 +197,10 @@ impl<M: Map> ReadAt for Mapped<M> {
             let here = usize::try_from(run.len).unwrap_or(usize::MAX).clamp(1, into.len());
             let (part, _) = into.split_at_mut(here);
             let done = match run.home {
-                Home::Stored(from) => self.stored.read_at(from, part).map(|()| here)?,
+                Home::Stored(from) => {
+                    self.stored.read_at(from, part).map_err(|error| error.moved(from, at))?;
+                    here
+                }
                 Home::Parent => self.parent.read(at, part).map(|()| here)?,
                 Home::Packed => self.unpack(at, part)?,
                 Home::Zero => {

@@ -6,12 +6,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::super::shared::mapped::{Home, Map, Run, joined};
 use super::headers::Regions;
 use super::metadata::Metadata;
-use crate::image::bytes::within;
 use crate::image::cache::Cache;
 use crate::image::fields::{Fields, read_structure};
-use crate::image::{Extent, Kind, ReadAt, ReadError, read_vec};
+use crate::image::{ReadAt, ReadError, read_vec};
 
 /// Bytes of the table that are read at once.
 const PAGE: u64 = 64 << 10;
@@ -19,10 +19,10 @@ const PAGE: u64 = 64 << 10;
 const CACHE: usize = 8 << 20;
 /// Length of a block of bitmaps in bytes.
 const BITMAPS: u64 = 1 << 20;
-/// Blocks whose kind is looked at for one extent.
+/// Blocks that are looked at for one run: a table may have millions.
 const LOOK: u64 = 4096;
 
-/// The disk.
+/// The table of a disk.
 pub(super) struct Blocks {
     file: Arc<dyn ReadAt>,
     bat: Range<u64>,
@@ -31,32 +31,18 @@ pub(super) struct Blocks {
     sector: u64,
     /// Blocks for each block of bitmaps.
     ratio: u64,
-    parent: Option<Arc<dyn ReadAt>>,
+    /// It has a parent.
+    differencing: bool,
     pages: Cache,
 }
 
-/// Where a range inside one block is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    File(u64),
-    Parent,
-    Zero,
-}
-
 impl Blocks {
-    pub(super) fn new(
-        file: Arc<dyn ReadAt>,
-        regions: &Regions,
-        metadata: &Metadata,
-        parent: Option<Arc<dyn ReadAt>>,
-    ) -> Result<Self, ReadError> {
+    pub(super) fn new(file: Arc<dyn ReadAt>, regions: &Regions, metadata: &Metadata) -> Result<Self, ReadError> {
+        let differencing = metadata.parent.is_some();
         let ratio = (metadata.sector << 23) / metadata.block;
         let blocks = metadata.size.div_ceil(metadata.block);
-        let entries = if parent.is_some() {
-            blocks.div_ceil(ratio) * (ratio + 1)
-        } else {
-            blocks + blocks.saturating_sub(1) / ratio
-        };
+        let entries =
+            if differencing { blocks.div_ceil(ratio) * (ratio + 1) } else { blocks + blocks.saturating_sub(1) / ratio };
         let bat = regions.bat.clone();
         if entries * 8 > bat.end - bat.start {
             let expected = format!("a table of {entries} entries for {} bytes", metadata.size);
@@ -68,7 +54,7 @@ impl Blocks {
             ));
         }
         let (size, block, sector) = (metadata.size, metadata.block, metadata.sector);
-        Ok(Self { file, bat, size, block, sector, ratio, parent, pages: Cache::new(CACHE) })
+        Ok(Self { file, bat, size, block, sector, ratio, differencing, pages: Cache::new(CACHE) })
     }
 
     /// Entry `index` of the table: where it stands, its state, the offset it gives.
@@ -92,20 +78,20 @@ impl Blocks {
         Err(ReadError::corrupt("VHDX block allocation table", at, expected, format!("offset {offset:#x}")))
     }
 
-    /// Where the byte `at` is, and how many bytes from there on are in the same place; at most to the end of its block.
-    fn source(&self, at: u64) -> Result<(Source, u64), ReadError> {
+    /// Where the byte `at` is, and how far the same goes; at most to the end of its block.
+    fn piece(&self, at: u64) -> Result<Run, ReadError> {
         let (block, within) = (at / self.block, at % self.block);
         let rest = (self.block - within).min(self.size - at);
         let (place, state, offset) = self.entry(block + block / self.ratio)?;
         let needed = (self.size - block * self.block).min(self.block);
         match state {
-            0 if self.parent.is_some() => Ok((Source::Parent, rest)),
-            0..=3 => Ok((Source::Zero, rest)),
-            6 => Ok((Source::File(self.inside(place, offset, needed)? + within), rest)),
-            7 if self.parent.is_some() => {
+            0 if self.differencing => Ok(Run { len: rest, home: Home::Parent }),
+            0..=3 => Ok(Run { len: rest, home: Home::Zero }),
+            6 => Ok(Run { len: rest, home: Home::Stored(self.inside(place, offset, needed)? + within) }),
+            7 if self.differencing => {
                 let from = self.inside(place, offset, needed)?;
                 let (mine, len) = self.sectors(block, within, rest)?;
-                Ok((if mine { Source::File(from + within) } else { Source::Parent }, len))
+                Ok(Run { len, home: if mine { Home::Stored(from + within) } else { Home::Parent } })
             }
             state => Err(ReadError::corrupt(
                 "VHDX block allocation table",
@@ -136,62 +122,22 @@ impl Blocks {
         let same = (first..=last).take_while(|sector| bit(*sector) == mine).count() as u64;
         Ok((mine, (same * self.sector - inside % self.sector).min(rest)))
     }
-
-    fn read_parent(&self, at: u64, into: &mut [u8]) -> Result<(), ReadError> {
-        let Some(parent) = &self.parent else { return Err(ReadError::caller("read the parent", "there is none")) };
-        let there = usize::try_from(parent.len().saturating_sub(at)).unwrap_or(usize::MAX).min(into.len());
-        let (now, behind) = into.split_at_mut(there);
-        behind.fill(0);
-        if now.is_empty() { Ok(()) } else { parent.read_at(at, now) }
-    }
 }
 
-impl ReadAt for Blocks {
+impl Map for Blocks {
     fn len(&self) -> u64 {
         self.size
     }
 
-    fn read_at(&self, mut at: u64, mut into: &mut [u8]) -> Result<(), ReadError> {
-        within(self.size, at, into.len() as u64)?;
-        while !into.is_empty() {
-            let (source, len) = self.source(at)?;
-            let here = usize::try_from(len).unwrap_or(usize::MAX).min(into.len());
-            let (part, rest) = into.split_at_mut(here);
-            match source {
-                Source::File(from) => self.file.read_at(from, part)?,
-                Source::Parent => self.read_parent(at, part)?,
-                Source::Zero => part.fill(0),
-            }
-            at += here as u64;
-            into = rest;
-        }
-        Ok(())
+    fn unit(&self) -> u64 {
+        1
     }
 
-    fn extent(&self, at: u64) -> Result<Extent, ReadError> {
-        within(self.size, at, 1)?;
-        let kind = |source: Source, at: u64, len: u64| match (source, &self.parent) {
-            (Source::File(_), _) => Ok((Kind::Data, len)),
-            (Source::Parent, Some(parent)) if at < parent.len() => {
-                let below = parent.extent(at)?;
-                Ok::<_, ReadError>((below.kind, below.len.min(len)))
-            }
-            _ => Ok((Kind::Zero, len)),
-        };
-        let (source, len) = self.source(at)?;
-        let (first, mut len) = kind(source, at, len)?;
-        for _ in 0..LOOK {
-            let next = at + len;
-            if next >= self.size {
-                break;
-            }
-            let (source, more) = self.source(next)?;
-            let (same, more) = kind(source, next, more)?;
-            if same != first {
-                break;
-            }
-            len += more;
-        }
-        Ok(Extent { at, len, kind: first })
+    fn run(&self, at: u64, most: u64) -> Result<Run, ReadError> {
+        joined(at, most.min(LOOK * self.block), self.size, |at| self.piece(at))
+    }
+
+    fn decode(&self, _: u64, _: &mut [u8]) -> Result<(), ReadError> {
+        Err(ReadError::caller("decode a block of a VHDX", "none is compressed"))
     }
 }

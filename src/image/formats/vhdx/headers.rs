@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::super::shared::chain::guid;
+use super::guids::{BAT, METADATA};
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{Layer, ReadAt, ReadError};
 
@@ -78,10 +80,6 @@ pub(super) struct Regions {
     pub(super) metadata: Range<u64>,
 }
 
-const BAT: [u8; 16] = [0x66, 0x77, 0xc2, 0x2d, 0x23, 0xf6, 0x00, 0x42, 0x9d, 0x64, 0x11, 0x5e, 0x9b, 0xfd, 0x4a, 0x08];
-const METADATA: [u8; 16] =
-    [0x06, 0xa2, 0x7c, 0x8b, 0x90, 0x47, 0x9a, 0x4b, 0xb8, 0xfe, 0x57, 0x5f, 0x05, 0x0f, 0x88, 0x6e];
-
 /// The region table, from its first sound copy.
 pub(super) fn regions(file: &dyn ReadAt, layer: &mut Layer) -> Result<Regions, ReadError> {
     match REGIONS.map(|at| regions_at(file, at)) {
@@ -117,7 +115,7 @@ fn regions_at(file: &dyn ReadAt, at: u64) -> Result<Regions, ReadError> {
             BAT => bat = Some(from..end),
             METADATA => metadata = Some(from..end),
             _ if fields.u32(entry + 28)? & 1 == 1 => {
-                let id = super::guid(&id);
+                let id = guid(id);
                 return Err(ReadError::unsupported(
                     "this VHDX",
                     format!("it requires the region {id}, which is not known"),

@@ -2,13 +2,16 @@
 //! back in memory; the file itself stays as it is.
 
 mod blocks;
+pub(crate) mod guids;
 mod headers;
 mod log;
 mod metadata;
 
 use std::sync::Arc;
 
-use crate::image::{Below, Content, Image, Layer, Opened, Opening, ReadAt, ReadError, Wrapping, open_below};
+use super::shared::chain::{self, guid};
+use super::shared::mapped::{Mapped, Parent};
+use crate::image::{Below, Content, Layer, Opened, Opening, ReadAt, ReadError, Wrapping};
 use blocks::Blocks;
 use headers::Header;
 use metadata::Metadata;
@@ -43,61 +46,51 @@ fn open(below: &Below) -> Opening {
     let metadata = Metadata::read(file.as_ref(), &regions)?;
     below.allow("a VHDX disk", metadata.size)?;
     layer.fact("virtual size", metadata.size).fact("block size", metadata.block);
-    layer.fact("logical sector size", metadata.sector).fact("data write guid", guid(&header.data_write));
+    layer.fact("logical sector size", metadata.sector).fact("data write guid", guid(header.data_write));
     let kind = if metadata.parent.is_some() { "differencing" } else { "fixed or dynamic" };
     layer.fact("kind", if metadata.fixed { "fixed" } else { kind });
     let parent = match &metadata.parent {
-        None => None,
-        Some(locator) => Some(parent(below, locator, &mut layer)?),
+        None => Parent::Nothing,
+        Some(locator) => parent(below, locator, &mut layer)?,
     };
-    let blocks = Blocks::new(file, &regions, &metadata, parent)?;
-    Ok(Opened::new(Arc::new(blocks), layer))
+    let blocks = Blocks::new(Arc::clone(&file), &regions, &metadata)?;
+    Ok(Opened::new(Arc::new(Mapped::new(blocks, file, parent)), layer))
 }
 
-/// Opens the parent of a differencing disk, by any of the names that the locator holds.
-fn parent(below: &Below, locator: &[(String, String)], layer: &mut Layer) -> Result<Arc<dyn ReadAt>, ReadError> {
+/// Opens the parent of a differencing disk, by any of the names that the locator holds. The parent must be as it was when
+/// the child was made: its data-write GUID is that of the locator.
+fn parent(below: &Below, locator: &[(String, String)], layer: &mut Layer) -> Result<Parent, ReadError> {
     let value = |key: &str| locator.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str());
     let names = ["relative_path", "absolute_win32_path", "volume_path"].into_iter().filter_map(value);
-    let mut last = ReadError::corrupt("VHDX parent locator", 0, "a path of the parent", "none");
+    let mut failed = None;
     for name in names {
-        match below.place()?.find(name.as_bytes()) {
-            Err(error) => last = error,
-            Ok(found) => {
-                layer.files.push(("parent", found.place.name().display().to_string()));
-                layer.odd.extend(found.odd.clone());
-                let options = crate::image::Options { wrapping: None, ..below.options.clone() };
-                let name = format!("parent {}", found.place.name().display());
-                let image = open_below(Below::found(found, options)).map_err(ReadError::within(name))?;
-                linked(&image, value("parent_linkage"), value("parent_linkage2"))?;
-                return Ok(Arc::clone(image.bytes()));
+        let found = match below.place().and_then(|place| place.find(name.as_bytes())) {
+            Ok(found) => found,
+            Err(error) => {
+                failed.get_or_insert(error);
+                continue;
             }
+        };
+        // The locator holds whole paths of the host; the file that was taken says more.
+        let file = found.place.name().display().to_string();
+        let name = format!("parent {file}");
+        layer.files.push(("parent", file));
+        layer.odd.extend(found.odd.clone());
+        let image = chain::open(below, found, &name, Some(VHDX.name))?;
+        let facts = image.layers().iter().flat_map(|layer| &layer.facts);
+        let told = facts.filter(|(name, _)| *name == "data write guid").map(|(_, guid)| guid.clone()).next_back();
+        let bare = |guid: &str| guid.trim_matches(['{', '}']).to_lowercase();
+        let wanted = [value("parent_linkage"), value("parent_linkage2")].map(|guid| guid.map(bare));
+        if told.is_none() || !wanted.contains(&told) {
+            let [first, _] = wanted;
+            let expected = format!(
+                "a parent whose data were last written under {}",
+                first.unwrap_or_else(|| "no GUID".to_owned())
+            );
+            let told = told.unwrap_or_else(|| "none".to_owned());
+            return Err(ReadError::corrupt("VHDX parent locator", 0, expected, told));
         }
+        return chain::under(&image, name, layer);
     }
-    Err(last)
-}
-
-/// The parent must be as it was when the child was made: its data-write GUID is that of the locator.
-fn linked(parent: &Image, first: Option<&str>, second: Option<&str>) -> Result<(), ReadError> {
-    let facts = parent.layers().first().map(|layer| layer.facts.as_slice()).unwrap_or_default();
-    let found = facts.iter().find(|(name, _)| *name == "data write guid").map_or("none", |(_, value)| value);
-    let expected = first.map(|guid| guid.trim_matches(['{', '}']).to_lowercase());
-    let second = second.map(|guid| guid.trim_matches(['{', '}']).to_lowercase());
-    if expected.as_deref() == Some(found) || second.as_deref() == Some(found) {
-        return Ok(());
-    }
-    let expected = format!("a parent whose data were last written under {}", expected.unwrap_or_default());
-    Err(ReadError::corrupt("VHDX parent locator", 0, expected, found))
-}
-
-/// A GUID in its usual form: the first three groups are little-endian.
-fn guid(bytes: &[u8; 16]) -> String {
-    let order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15_usize];
-    let mut text = String::with_capacity(36);
-    for (i, at) in order.into_iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&crate::image::hex(bytes.get(at..=at).unwrap_or_default()));
-    }
-    text
+    Err(failed.unwrap_or_else(|| ReadError::corrupt("VHDX parent locator", 0, "a path of the parent", "none")))
 }

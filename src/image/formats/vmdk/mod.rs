@@ -11,7 +11,7 @@
 
 mod descriptor;
 mod grains;
-mod joined;
+mod nothing;
 mod sparse;
 
 use std::sync::Arc;
@@ -19,11 +19,12 @@ use std::sync::Arc;
 use impound_backends::Why;
 
 use crate::image::fields::read_structure;
+use crate::image::joined::Joined;
 use crate::image::{Below, Content, Kind, Layer, Opened, Opening, Part, ReadAt, ReadError, Wrapping};
 
 use self::descriptor::{Descriptor, Line, WHAT};
 use self::grains::Grains;
-use self::joined::{Joined, Nothing};
+use self::nothing::Nothing;
 use self::sparse::{Layout, SECTOR, Sort};
 use super::shared::chain;
 use super::shared::mapped::{Mapped, Parent};
@@ -114,8 +115,7 @@ fn by_descriptor(below: &Below, descriptor: &Descriptor, mut layer: Layer) -> Op
         extents.push(extent(below, line, len, part_of(&parent, base, len)?, &mut layer)?);
         base = base.checked_add(len).ok_or_else(|| too_long(line.at))?;
     }
-    let joined = Joined::new(extents).ok_or_else(|| too_long(0))?;
-    Ok(Opened::new(Arc::new(joined), layer))
+    Ok(Opened::new(Arc::new(Joined::new(extents)?), layer))
 }
 
 /// What lies under the extent of `len` bytes that begins at byte `base` of the disk.
