@@ -222,6 +222,46 @@ pub struct Lost {
     pub content: Option<Arc<dyn ReadAt>>,
 }
 
+/// Content of a file beside its main one.
+#[derive(Clone)]
+pub struct Stream {
+    /// Its name, without the colon.
+    pub name: Vec<u8>,
+    /// The bytes.
+    pub content: Arc<dyn ReadAt>,
+}
+
+/// A file system inside another.
+pub struct Subvolume {
+    /// What stands behind `@` in an address: its path from the top, without a leading `/`.
+    pub name: Vec<u8>,
+    /// What it is: its number, whether it is a snapshot, of which one.
+    pub facts: Vec<(String, String)>,
+    /// Its files.
+    pub fs: Arc<dyn Filesystem>,
+}
+
+/// One entry of a journal.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Place of the entry, in bytes from the front of the journal.
+    pub at: u64,
+    /// Counts up; entries with the same number became true together.
+    pub sequence: u64,
+    /// When, if the journal says so.
+    pub time: Option<Timestamp>,
+    /// What the entry is, in the words of the file system: `descriptor`, `file-create`.
+    pub kind: String,
+    /// The inode it is about.
+    pub inode: Option<u64>,
+    /// The name it is about.
+    pub name: Option<Vec<u8>>,
+    /// The block of the volume it is about.
+    pub block: Option<u64>,
+    /// Whatever else it tells.
+    pub note: String,
+}
+
 /// What can be asked of a file system. All of it is read-only, and by many threads at once.
 pub trait Filesystem: Send + Sync {
     /// Its name: `ext4`.
@@ -234,10 +274,10 @@ pub trait Filesystem: Send + Sync {
     fn is_whole(&self) -> bool;
     /// Number of the root directory.
     fn root(&self) -> u64;
-    /// The numbers that files may have.
-    fn inodes(&self) -> std::ops::RangeInclusive<u64>;
     /// Bytes of a block.
     fn block_size(&self) -> u64;
+    /// Blocks of the volume.
+    fn blocks(&self) -> u64;
     /// Metadata of a file.
     fn node(&self, inode: u64) -> Result<Node, ReadError>;
     /// Names in a directory; with `deleted`, also what is left of those taken away.
@@ -254,6 +294,18 @@ pub trait Filesystem: Send + Sync {
     fn block_in_use(&self, block: u64) -> Result<bool, ReadError>;
     /// Files that are no longer there, in the order of their numbers.
     fn lost(&self) -> Result<Vec<Lost>, ReadError>;
+    /// Content of a file beside its main one (alternate data streams).
+    fn streams(&self, _inode: u64) -> Result<Vec<Stream>, ReadError> {
+        Ok(Vec::new())
+    }
+    /// File systems inside this one whose inodes have numbers of their own: subvolumes, snapshots.
+    fn subvolumes(&self) -> Result<Vec<Subvolume>, ReadError> {
+        Ok(Vec::new())
+    }
+    /// What the journal tells of changes, oldest first.
+    fn changes(&self, _each: &mut dyn FnMut(Change) -> Result<(), ReadError>) -> Result<(), ReadError> {
+        Err(ReadError::unsupported(format!("a journal of {}", self.name()), "it keeps none that is read here"))
+    }
 }
 
 /// How a file system is opened.

@@ -220,12 +220,12 @@ impl Filesystem for Ext {
         2
     }
 
-    fn inodes(&self) -> std::ops::RangeInclusive<u64> {
-        1..=u64::from(self.sb.inodes)
-    }
-
     fn block_size(&self) -> u64 {
         self.sb.block_size
+    }
+
+    fn blocks(&self) -> u64 {
+        self.sb.blocks
     }
 
     fn node(&self, inode: u64) -> Result<Node, ReadError> {
