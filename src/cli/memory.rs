@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use rayon::prelude::*;
 
 use super::Exit;
@@ -77,11 +77,7 @@ fn find(name: &str) -> Result<&'static Analyzer> {
 
 fn kernel(args: &Args) -> Result<(Image, Kernel)> {
     let image = args.how.open(&args.image)?;
-    if image.machine().is_some_and(|machine| machine.frames.is_some()) {
-        let what = "a Xen PV guest's page tables hold frames of the machine, which are not followed yet";
-        return Err(anyhow!("could not look for a kernel in {}: {what}", args.image.display()));
-    }
-    let kernel = Kernel::find(Physical::new(image.bytes().clone()))
+    let kernel = Kernel::find(Physical::new(image.bytes().clone()).with_machine(image.machine()))
         .with_context(|| format!("could not find a kernel in {}", args.image.display()))?;
     Ok((image, kernel))
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Fault;
-use crate::image::ReadAt;
+use crate::image::{Cpu, Machine, ReadAt, ReadError};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -18,13 +18,38 @@ type Page = [u8; PAGE as usize];
 /// See the module.
 pub struct Physical {
     image: Arc<dyn ReadAt>,
+    machine: Machine,
     shards: Vec<Mutex<HashMap<u64, Arc<Page>>>>,
 }
 
 impl Physical {
     /// The memory that an image holds.
     pub fn new(image: Arc<dyn ReadAt>) -> Self {
-        Self { image, shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self { image, machine: Machine::default(), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+
+    /// The same memory, and what the image tells of the machine: registers, and the frames of a Xen PV guest.
+    #[must_use]
+    pub fn with_machine(mut self, machine: Option<&Machine>) -> Self {
+        self.machine = machine.cloned().unwrap_or_default();
+        self
+    }
+
+    /// Registers of the virtual CPUs, as far as the image tells.
+    pub fn cpus(&self) -> &[Cpu] {
+        &self.machine.cpus
+    }
+
+    /// Where in this memory lies what an entry of a page table calls `address`: page tables of Xen PV guests hold frames of the
+    /// machine.
+    pub fn guest_address(&self, address: u64) -> Result<u64, Fault> {
+        match &self.machine.frames {
+            None => Ok(address),
+            Some(frames) => {
+                let frame = frames.guest_frame(address / PAGE).ok_or(Fault::NotInImage(address))?;
+                Ok(frame.checked_mul(PAGE).ok_or(Fault::NoAddress(address))? + address % PAGE)
+            }
+        }
     }
 
     /// The image itself.
@@ -72,7 +97,7 @@ impl Physical {
         }
         let mut bytes = vec![0; len];
         // Large copies pass the cache by.
-        self.image.read_at(at, &mut bytes).map_err(|_| Fault::NotInImage(at))?;
+        self.image.read_at(at, &mut bytes).map_err(|error| fault(at, &error))?;
         Ok(bytes)
     }
 
@@ -88,7 +113,7 @@ impl Physical {
             let mut page: Page = [0; PAGE as usize];
             if self.image.read_at(number * PAGE, &mut page).is_err() {
                 // The image may end, or begin to lack, within the page.
-                return self.image.read_at(at, into).map_err(|_| Fault::NotInImage(at));
+                return self.image.read_at(at, into).map_err(|error| fault(at, &error));
             }
             let page = Arc::new(page);
             let mut pages = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,6 +126,14 @@ impl Physical {
         let bytes = page.get(within..within + into.len()).ok_or(Fault::NoAddress(at))?;
         into.copy_from_slice(bytes);
         Ok(())
+    }
+}
+
+/// Why the image does not give what is at `at`: it does not hold it, or it could not be read.
+fn fault(at: u64, error: &ReadError) -> Fault {
+    match error {
+        ReadError::Gap { .. } | ReadError::Caller { .. } => Fault::NotInImage(at),
+        _ => Fault::Unreadable(at),
     }
 }
 

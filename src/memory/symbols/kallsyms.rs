@@ -12,7 +12,7 @@ use super::{ByName, hash};
 use tables::Tables;
 pub use tables::{DECOY, Form, TOKENS};
 
-/// Where the kernel's image is mapped: the part of the address space that all symbols lie in.
+/// Where x86-64 maps the kernel's image: the part of the address space that all its symbols lie in.
 pub const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
 /// See the module. In the order of the kernel's table, which is that of the addresses.
@@ -44,9 +44,9 @@ pub struct Symbol<'a> {
 }
 
 impl Kallsyms {
-    /// Reads the table around the token table in `window` at `hit` (see [`TOKENS`]). `virtual_of` gives the address that a
-    /// place of the window is mapped at, if it is known: only one form of the table needs it.
-    pub fn parse(window: &[u8], hit: usize, virtual_of: impl Fn(usize) -> Option<u64>) -> Result<Self, String> {
+    /// Reads the table around the token table in `window` at `hit` (see [`TOKENS`]). `at` is where the window begins: addresses
+    /// of [`Form::Relative`] are told from there, and stay so until they are [moved](Self::moved).
+    pub fn parse(window: &[u8], hit: usize, at: u64) -> Result<Self, String> {
         let tables = Tables::find(window, hit)?;
         let mut names = String::new();
         let mut spans = Vec::with_capacity(tables.count.min(1 << 20));
@@ -58,7 +58,7 @@ impl Kallsyms {
         if !ended {
             return Err("its names end too early".to_owned());
         }
-        let (form, addresses) = tables.addresses(virtual_of).ok_or("it has no addresses that ascend")?;
+        let (form, addresses) = tables.addresses(at).ok_or("it has no addresses that ascend")?;
         let entry = |((begin, len, kind), address): ((usize, usize, u8), u64)| Entry {
             address,
             name: begin as u32,
@@ -72,6 +72,15 @@ impl Kallsyms {
     /// How addresses were stored.
     pub fn form(&self) -> Form {
         self.form
+    }
+
+    /// The same symbols with `by` added to each address.
+    #[must_use]
+    pub fn moved(mut self, by: u64) -> Self {
+        for entry in &mut self.list {
+            entry.address = entry.address.wrapping_add(by);
+        }
+        self
     }
 
     /// Symbols there are.
