@@ -24,6 +24,7 @@ pub mod lsmod;
 pub mod lsof;
 pub mod malfind;
 pub mod maps;
+mod module_symbols;
 pub mod mountinfo;
 mod object;
 pub mod pidhashtable;
@@ -49,6 +50,7 @@ use super::symbols::btf::{Btf, Id};
 use super::symbols::kallsyms::{KERNEL_MAP, Kallsyms};
 use super::{MemoryError, Outcome, Physical};
 pub use list::Walked;
+pub use module_symbols::ModuleSymbol;
 pub use object::Object;
 pub use place::Place;
 pub use task::Task;
@@ -74,6 +76,7 @@ pub struct Kernel {
     pub types_from: &'static str,
     paths: RwLock<HashMap<(Id, &'static str), object::Path>>,
     spaces: Mutex<HashMap<u64, Arc<Space>>>,
+    of_modules: module_symbols::OfModules,
 }
 
 /// What is asked: which rows, and where notes go.
@@ -135,6 +138,7 @@ impl Kernel {
             types_from: found.types_from,
             paths: RwLock::default(),
             spaces: Mutex::default(),
+            of_modules: module_symbols::OfModules::default(),
         })
     }
 
@@ -219,7 +223,11 @@ impl Kernel {
 
     /// When the guest was booted: what is added to the time since boot.
     pub fn boot_time(&self) -> Outcome<Timestamp> {
-        let timekeeper = self.object("timekeeper", self.symbol("tk_core")?.wrapping_add(8))?;
+        let timekeeper = match self.symbols.address("timekeeper_data") {
+            Some(at) => self.object("tk_data", at)?.get("timekeeper")?,
+            // Before 6.13, in a structure that has no name: behind a counter.
+            None => self.object("timekeeper", self.symbol("tk_core")?.wrapping_add(8))?,
+        };
         let nanoseconds = timekeeper.i64("offs_real")?.wrapping_sub(timekeeper.i64("offs_boot")?);
         Timestamp::from_nanosecond(i128::from(nanoseconds))
             .map_err(|_| MemoryError::corrupt("the time of boot", timekeeper.at, "no such time"))

@@ -99,7 +99,8 @@ pub fn walk(memory: &Physical, root: u64, geometry: Geometry, at: u64) -> Result
     }
     let low = top == 0;
     let (each, levels) = (geometry.index_bits(), u32::from(geometry.levels()));
-    let mut table = root & !0xfff & 0x000f_ffff_ffff_ffff;
+    // A top table of few entries is no page of its own. Above it stands the number of the address space.
+    let mut table = root & 0x000f_ffff_ffff_ffc0;
     let mut may = May { write: true, user: false, execute: true };
     for level in (0..levels).rev() {
         let shift = u32::from(geometry.granule) + each * level;
