@@ -10,15 +10,20 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use common::guest::{Guest, Spec, absent};
 use common::memory::{Changed, Memory, answers, find, has, texts};
 use common::run::{Exhibit, run};
 use impound::analyzer;
-use impound::image::{self, ReadAt};
+use impound::image::{self, Extent, Frames, Machine, ReadAt, ReadError};
+use impound::memory::Physical;
+use impound::memory::linux::Kernel;
+use impound::memory::symbols::isf::Isf;
 use serde_json::Value;
 
 /// A kernel to boot, and what is known of it beforehand.
@@ -74,7 +79,12 @@ fn whole(sort: &Sort) -> Result<()> {
     modules_symbols_and_mounts_are_those_of_proc(&guest, &memory)?;
     sockets_are_those_of_proc(&guest, &memory)?;
     what_was_planted_is_found(&memory)?;
-    without_a_crash_note_all_is_the_same(&image)
+    without_a_crash_note_all_is_the_same(&image)?;
+    if sort.fixture == "linux-5.10" {
+        a_symbol_file_stands_in(&memory, guest.folder())?;
+        frames_of_the_machine_are_translated(&image)?;
+    }
+    Ok(())
 }
 
 fn captured(guest: &Guest) -> Result<PathBuf> {
@@ -268,7 +278,7 @@ fn what_was_planted_is_found(memory: &Memory<'_>) -> Result<()> {
 }
 
 /// An image from which every copy of VMCOREINFO is wiped: the tables have to be found by what they look like.
-fn without_a_crash_note_all_is_the_same(image: &std::path::Path) -> Result<()> {
+fn without_a_crash_note_all_is_the_same(image: &Path) -> Result<()> {
     let image = Arc::clone(image::open(image, &image::Options::default())?.bytes());
     let kernel = find(Arc::clone(&image))?;
     let wiped = Arc::new(Changed::new(&image, mentions(&image, b"OSRELEASE=")?));
@@ -279,6 +289,117 @@ fn without_a_crash_note_all_is_the_same(image: &std::path::Path) -> Result<()> {
     for analyzer in analyzer::ALL.iter().filter(|analyzer| analyzer.name != "linux.vmcoreinfo") {
         let (told, found) = (answers(&kernel, analyzer.name)?, answers(&blind, analyzer.name)?);
         ensure!(told == found, "{} differs without VMCOREINFO", analyzer.name);
+    }
+    Ok(())
+}
+
+/// What does not print the names of the kernel's symbols, of which a file may know several for one address.
+const NAMELESS: [&str; 12] = [
+    "linux.pslist",
+    "linux.psaux",
+    "linux.envars",
+    "linux.bash",
+    "linux.lsof",
+    "linux.sockstat",
+    "linux.mountinfo",
+    "linux.proc.maps",
+    "linux.lsmod",
+    "linux.kmsg",
+    "linux.pidhashtable",
+    "linux.capabilities",
+];
+
+/// A kernel that tells neither symbols nor types is analysed with a file that does: here one of ours, packed.
+fn a_symbol_file_stands_in(memory: &Memory<'_>, folder: &Path) -> Result<()> {
+    let file = folder.join("symbols.json");
+    let text = file.display().to_string();
+    memory.ask(&["isf", "--output", &text])?.expect(0)?;
+    let packed = Command::new("xz").args(["-0", "--keep", &text]).status().context("run xz: scripts/install test")?;
+    ensure!(packed.success(), "xz: {packed}");
+    let packed = folder.join("symbols.json.xz");
+
+    let image = Arc::clone(image::open(memory.0, &image::Options::default())?.bytes());
+    let whole = find(Arc::clone(&image))?;
+    let mut changes = mentions(&image, b"OSRELEASE=")?;
+    changes.extend(mentions(&image, b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\0")?);
+    changes.extend(mentions(&image, &[0x9f, 0xeb, 1, 0, 24, 0, 0, 0])?);
+    let mute: Arc<dyn ReadAt> = Arc::new(Changed::new(&image, changes));
+    let said = find(Arc::clone(&mute)).err().context("a kernel without symbols was found")?.to_string();
+    ensure!(said.contains("a banner is there: Linux version 5.10.") && said.contains("--symbols"), "{said}");
+
+    let isf = || Isf::read(fs::File::open(&packed)?).map_err(|why| anyhow!(why));
+    let helped = Kernel::find_with(Physical::new(mute), isf()?)?;
+    assert_eq!((helped.place, helped.slide()), (whole.place, whole.slide()));
+    for name in NAMELESS {
+        ensure!(answers(&whole, name)? == answers(&helped, name)?, "{name} differs with a symbol file");
+    }
+
+    // By the program, too; and a file for another kernel is refused with both banners.
+    let told = memory.rows("linux.pslist")?;
+    let asked = memory.ask(&["linux.pslist", "--symbols", &packed.display().to_string()])?.expect(0)?.rows()?;
+    assert_eq!(told, asked);
+    let mut other: Value = serde_json::from_slice(&fs::read(&file)?)?;
+    other["symbols"]["linux_banner"]["constant_data"] = "TGludXggdmVyc2lvbiA0LjE5IG9mIHNvbWVib2R5IGVsc2UKAA==".into();
+    fs::write(&file, serde_json::to_vec(&other)?)?;
+    let refused = memory.ask(&["linux.pslist", "--symbols", &text])?.expect(1)?;
+    refused
+        .says("the symbol file is for Linux version 4.19 of somebody else")?
+        .says("a banner is there: Linux version 5.10.")?;
+    fs::write(&file, b"{}")?;
+    memory.ask(&["linux.pslist", "--symbols", &text])?.expect(1)?.says("it is no ISF")?;
+    Ok(())
+}
+
+/// Memory whose frames have other numbers than its page tables say, as those of a Xen PV guest: all are moved on by [`TURN`].
+struct Turned(Arc<dyn ReadAt>);
+
+const TURN: u64 = 64 << 20;
+
+impl Frames for Turned {
+    fn guest_frame(&self, machine_frame: u64) -> Option<u64> {
+        let at = machine_frame.checked_mul(4096).filter(|at| *at < self.0.len())?;
+        Some((at + TURN) % self.0.len() / 4096)
+    }
+}
+
+impl ReadAt for Turned {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), ReadError> {
+        let (mut at, mut into) = (at, into);
+        while !into.is_empty() {
+            let extent = self.extent(at)?;
+            let (part, rest) = into.split_at_mut(usize::try_from(extent.len).unwrap().min(into.len()));
+            self.0.read_at((at + self.len() - TURN) % self.len(), part)?;
+            (at, into) = (at + part.len() as u64, rest);
+        }
+        Ok(())
+    }
+
+    fn extent(&self, at: u64) -> Result<Extent, ReadError> {
+        if at >= self.len() {
+            return Err(ReadError::caller("read memory", "it ends before"));
+        }
+        let below = self.0.extent((at + self.len() - TURN) % self.len())?;
+        let left = if at < TURN { TURN - at } else { self.len() - at };
+        Ok(Extent { at, len: below.len.min(left), kind: below.kind })
+    }
+}
+
+fn frames_of_the_machine_are_translated(image: &Path) -> Result<()> {
+    let image = Arc::clone(image::open(image, &image::Options::default())?.bytes());
+    let whole = find(Arc::clone(&image))?;
+    let wiped: Arc<dyn ReadAt> = Arc::new(Changed::new(&image, mentions(&image, b"OSRELEASE=")?));
+    let turned = Arc::new(Turned(wiped));
+    // Without the way from the machine's frames to the guest's, nothing is believed.
+    assert!(find(Arc::clone(&turned) as Arc<dyn ReadAt>).is_err());
+    let machine = Machine { cpus: Vec::new(), frames: Some(Arc::clone(&turned) as Arc<dyn Frames>) };
+    let kernel = Kernel::find(Physical::new(turned).with_machine(Some(&machine)))?;
+    assert_eq!(kernel.place.offset.wrapping_add(TURN), whole.place.offset);
+    for name in NAMELESS {
+        ensure!(answers(&whole, name)? == answers(&kernel, name)?, "{name} differs where frames are the machine's");
     }
     Ok(())
 }

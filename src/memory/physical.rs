@@ -1,7 +1,7 @@
 //! Guest-physical memory: pages of the image, cached, read by many threads. A gap of the image is a fault, never zeros.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::Fault;
 use crate::image::{Cpu, Machine, ReadAt, ReadError};
@@ -19,13 +19,19 @@ type Page = [u8; PAGE as usize];
 pub struct Physical {
     image: Arc<dyn ReadAt>,
     machine: Machine,
+    broken: OnceLock<String>,
     shards: Vec<Mutex<HashMap<u64, Arc<Page>>>>,
 }
 
 impl Physical {
     /// The memory that an image holds.
     pub fn new(image: Arc<dyn ReadAt>) -> Self {
-        Self { image, machine: Machine::default(), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self {
+            image,
+            machine: Machine::default(),
+            broken: OnceLock::new(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+        }
     }
 
     /// The same memory, and what the image tells of the machine: registers, and the frames of a Xen PV guest.
@@ -48,6 +54,22 @@ impl Physical {
             Some(frames) => {
                 let frame = frames.guest_frame(address / PAGE).ok_or(Fault::NotInImage(address))?;
                 Ok(frame.checked_mul(PAGE).ok_or(Fault::NoAddress(address))? + address % PAGE)
+            }
+        }
+    }
+
+    /// What went wrong first while the image was read, if anything did: not what it lacks, but what it should hold.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
+    }
+
+    /// Why the image does not give what is at `at`: it does not hold it, or it could not be read, which is remembered.
+    pub(super) fn fault(&self, at: u64, error: &ReadError) -> Fault {
+        match error.root() {
+            ReadError::Gap { .. } | ReadError::Caller { .. } => Fault::NotInImage(at),
+            _ => {
+                self.broken.get_or_init(|| error.to_string());
+                Fault::Unreadable(at)
             }
         }
     }
@@ -97,7 +119,7 @@ impl Physical {
         }
         let mut bytes = vec![0; len];
         // Large copies pass the cache by.
-        self.image.read_at(at, &mut bytes).map_err(|error| fault(at, &error))?;
+        self.image.read_at(at, &mut bytes).map_err(|error| self.fault(at, &error))?;
         Ok(bytes)
     }
 
@@ -113,7 +135,7 @@ impl Physical {
             let mut page: Page = [0; PAGE as usize];
             if self.image.read_at(number * PAGE, &mut page).is_err() {
                 // The image may end, or begin to lack, within the page.
-                return self.image.read_at(at, into).map_err(|error| fault(at, &error));
+                return self.image.read_at(at, into).map_err(|error| self.fault(at, &error));
             }
             let page = Arc::new(page);
             let mut pages = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,18 +151,39 @@ impl Physical {
     }
 }
 
-/// Why the image does not give what is at `at`: it does not hold it, or it could not be read.
-fn fault(at: u64, error: &ReadError) -> Fault {
-    match error {
-        ReadError::Gap { .. } | ReadError::Caller { .. } => Fault::NotInImage(at),
-        _ => Fault::Unreadable(at),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::image::InMemory;
+
+    /// Four pages: the second cannot be read, the third is missing.
+    struct Broken;
+
+    impl ReadAt for Broken {
+        fn len(&self) -> u64 {
+            4 * PAGE
+        }
+
+        fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), ReadError> {
+            match (at / PAGE, (at + into.len() as u64 - 1) / PAGE) {
+                (1, _) | (_, 1) => Err(ReadError::corrupt("a table", at, "sense", "none")),
+                (2, _) | (_, 2) => Err(ReadError::within("a part")(ReadError::caller("read it", "it ends before"))),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_broken_is_no_absence() {
+        let memory = Physical::new(Arc::new(Broken));
+        let mut some = [0; 8];
+        assert_eq!(memory.read(0, &mut some), Ok(()));
+        assert_eq!(memory.read(2 * PAGE, &mut some), Err(Fault::NotInImage(2 * PAGE)));
+        assert_eq!(memory.broken(), None);
+        assert_eq!(memory.read(PAGE + 8, &mut some), Err(Fault::Unreadable(PAGE + 8)));
+        assert!(memory.broken().is_some_and(|why| why.contains("a table is damaged")));
+        assert_eq!(memory.vec(PAGE, 16), Err(Fault::Unreadable(PAGE)));
+    }
 
     #[test]
     fn reads_cross_pages_and_end_where_the_image_ends() {

@@ -99,14 +99,20 @@ stamp_of() {
     printf '\n'
 }
 
-# What has to be unpacked with a package: of kernels since 7.1 image, modules and what both share are apart, named alike.
+# What has to be unpacked with a package: of kernels since 7.1 image, modules and what both share are apart, named alike; headers need
+# those of all flavours, and tools.
 companions() {
     local version=${1#linux-image-}
     printf '%s\n' "$1"
-    if [ "$version" != "$1" ]; then
+    case $1 in
+    linux-image-*)
         apt-cache "${APT[@]}" depends "$1" | awk -v end="-$version" '
             $1 == "Depends:" && substr($2, length($2) - length(end) + 1) == end { print $2 }'
-    fi
+        ;;
+    linux-headers-*)
+        apt-cache "${APT[@]}" depends "$1" | awk '$1 == "Depends:" && $2 ~ /^linux-(headers|kbuild)-/ { print $2 }'
+        ;;
+    esac
 }
 
 # Downloads and unpacks a package and its companions without installing them; prints the folder.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::super::paging::Space;
 use super::super::scan::{Verdict, scan};
 use super::super::symbols::btf::{self, Btf};
+use super::super::symbols::isf::Isf;
 use super::super::symbols::kallsyms::{DECOY, Form, Kallsyms, TOKENS};
 use super::super::{MemoryError, Outcome, Physical};
 use super::place::{self, Place};
@@ -97,6 +98,15 @@ fn no_symbols(memory: &Physical, note: Option<&Vmcoreinfo>, tried: &[String]) ->
         }
         (None, _) => "neither VMCOREINFO nor a symbol table (kallsyms) is in memory".to_owned(),
     };
+    format!("no Linux kernel that can be analysed: {what}; {} ({WANTED})", banner_seen(memory))
+}
+
+/// What would help.
+const WANTED: &str = "it takes a kernel for x86-64 or 64-bit ARM with CONFIG_KALLSYMS_ALL and CONFIG_DEBUG_INFO_BTF, or with --symbols a \
+                      symbol file of Volatility 3 that was made for this very banner";
+
+/// The kernel's banner in words, or that there is none.
+fn banner_seen(memory: &Physical) -> String {
     let banner: &[u8] = b"Linux version ";
     let banners = scan(memory, &[banner], |_, rest| {
         // The kernel's own goes on with its version and ends with a line feed; others are parts of messages and scripts.
@@ -106,20 +116,43 @@ fn no_symbols(memory: &Physical, note: Option<&Vmcoreinfo>, tried: &[String]) ->
             rest.first().is_some_and(u8::is_ascii_digit) && rest.get(line.len()) == Some(&b'\n') && line.len() > 40;
         if own { Verdict::Stop } else { Verdict::No }
     });
-    let found = banners.first().and_then(|hit| memory.vec(hit.at, 256).ok());
-    let seen = match found {
-        Some(found) => {
-            let line = found.split(|&byte| byte < b' ').next().unwrap_or_default();
-            format!("a banner is there: {}", String::from_utf8_lossy(line))
-        }
+    match banners.first().and_then(|hit| memory.vec(hit.at, 512).ok()) {
+        Some(found) => format!("a banner is there: {}", line(&found)),
         None => {
             "no banner of a Linux kernel is there either: is this the memory of a Linux guest, and whole?".to_owned()
         }
-    };
-    format!(
-        "no Linux kernel that can be analysed: {what}; {seen} (it takes an x86-64 kernel with CONFIG_KALLSYMS_ALL and \
-         CONFIG_DEBUG_INFO_BTF)"
-    )
+    }
+}
+
+fn line(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.split(|&byte| byte < b' ').next().unwrap_or_default()).into_owned()
+}
+
+/// Finds the kernel that a symbol file was made for: its banner tells where the image lies, page tables where it ran.
+pub(super) fn discover_with(physical: &Arc<Physical>, isf: Isf) -> Outcome<Found> {
+    let Isf { types, symbols, banner } = isf;
+    let note = Vmcoreinfo::find(physical);
+    let linked = symbols.address("linux_banner").ok_or_else(|| MemoryError::NoSymbol("linux_banner".to_owned()))?;
+    let hits = scan(physical, &[&banner], |_, _| Verdict::Yes);
+    let told = note.as_ref().and_then(Vmcoreinfo::image_offset);
+    let mut why = None;
+    for hit in hits.iter().take(64) {
+        let less = linked.wrapping_sub(hit.at);
+        match place::by_physical(physical, &symbols, less, told) {
+            Ok(place) => {
+                let space = Space::new(Arc::clone(physical), place.root, place.tables);
+                let symbols = symbols.moved(place.offset.wrapping_sub(less));
+                let (symbols_from, types_from) = ("the symbol file, by its banner", "the symbol file");
+                return Ok(Found { symbols, types, space, note, place, symbols_at: hit.at, symbols_from, types_from });
+            }
+            Err(error) => why = Some(error),
+        }
+    }
+    let file = format!("the symbol file is for {}", line(&banner));
+    Err(MemoryError::NoKernel(match why {
+        Some(why) => format!("{file}: this banner is there, but {why}"),
+        None => format!("{file}, which is not in memory; {}", banner_seen(physical)),
+    }))
 }
 
 /// Reads the names around the token table at `hit`; where the table lies then tells where the kernel does.
@@ -130,7 +163,7 @@ fn names(memory: &Physical, hit: u64, offset: Option<u64>) -> Result<Names, Stri
     let (begin, window) = window(memory, begin, hit, len).ok_or("the image is not whole around it")?;
     let symbols = Kallsyms::parse(&window, (hit - begin) as usize, begin)?;
     let place = match symbols.form() {
-        Form::Relative => place::by_physical(memory, &symbols, offset),
+        Form::Relative => place::by_physical(memory, &symbols, 0, offset),
         _ => place::by_virtual(memory, &symbols, hit, offset),
     };
     let place = place?;
@@ -188,11 +221,10 @@ fn types(memory: &Physical, names: &Names) -> Outcome<(Btf, &'static str)> {
         }
     }
     let banner = names.symbols.address("linux_banner").map(|at| names.place.physical(at));
-    let banner = banner.and_then(|at| memory.vec(at, 128).ok()).unwrap_or_default();
-    let banner = String::from_utf8_lossy(banner.split(|&byte| byte < b' ').next().unwrap_or_default()).into_owned();
+    let banner = line(&banner.and_then(|at| memory.vec(at, 512).ok()).unwrap_or_default());
     Err(MemoryError::NoKernel(format!(
         "the kernel and its {} symbols were found ({banner}), but not its types: {why}, and no other copy is in memory \
-         (it takes CONFIG_DEBUG_INFO_BTF, or an image that holds all of the kernel)",
+         ({WANTED})",
         names.symbols.len()
     )))
 }

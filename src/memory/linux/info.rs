@@ -42,9 +42,9 @@ pub fn rows(kernel: &Kernel, machine: Option<&Machine>) -> Vec<Vec<Cell>> {
         ("types_from", Cell::text(kernel.types_from)),
         ("sure_because", Cell::text(sure(kernel, machine))),
     ];
-    for (number, cpu) in machine.iter().flat_map(|machine| &machine.cpus).enumerate().take(1) {
-        let name = if number == 0 { "cr3_of_cpu_0" } else { "cr3" };
-        list.push((name, Cell::or_absent(cpu.cr3, Absent::Unknown, Cell::Address)));
+    if let Some(cpu) = machine.and_then(|machine| machine.cpus.first()) {
+        let register = |value| Cell::or_absent(value, Absent::Unknown, Cell::Address);
+        list.extend([("cr3_of_cpu_0", register(cpu.cr3)), ("cr4_of_cpu_0", register(cpu.cr4))]);
     }
     list.into_iter().map(|(name, value)| vec![Cell::text(name), value]).collect()
 }
@@ -73,6 +73,10 @@ fn sure(kernel: &Kernel, machine: Option<&Machine>) -> String {
         machine.and_then(|machine| machine.cpus.first()?.cr4).map(|cr4| if cr4 >> 12 & 1 == 1 { 5 } else { 4 });
     if levels == Some(kernel.place.tables.levels()) {
         reasons.push("CR4 agrees on the levels of the page tables".to_owned());
+    }
+    let leads = |root: u64| kernel.reaches_text(root);
+    if machine.is_some_and(|machine| machine.cpus.iter().filter_map(|cpu| cpu.cr3).any(leads)) {
+        reasons.push("the tables that a CPU was using map it there, too".to_owned());
     }
     reasons.join("; ")
 }

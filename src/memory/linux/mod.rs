@@ -47,6 +47,7 @@ use jiff::Timestamp;
 
 use super::paging::{Space, Tables};
 use super::symbols::btf::{Btf, Id};
+use super::symbols::isf::Isf;
 use super::symbols::kallsyms::{KERNEL_MAP, Kallsyms};
 use super::{MemoryError, Outcome, Physical};
 pub use list::Walked;
@@ -126,8 +127,16 @@ impl Ask {
 impl Kernel {
     /// Finds the Linux kernel in memory.
     pub fn find(physical: Physical) -> Outcome<Self> {
-        let found = discover::discover(&Arc::new(physical))?;
-        Ok(Self {
+        Ok(Self::of(discover::discover(&Arc::new(physical))?))
+    }
+
+    /// Finds the Linux kernel that a symbol file was made for, with the file's symbols and types.
+    pub fn find_with(physical: Physical, isf: Isf) -> Outcome<Self> {
+        Ok(Self::of(discover::discover_with(&Arc::new(physical), isf)?))
+    }
+
+    fn of(found: discover::Found) -> Self {
+        Self {
             space: found.space,
             symbols: found.symbols,
             types: found.types,
@@ -139,7 +148,7 @@ impl Kernel {
             paths: RwLock::default(),
             spaces: Mutex::default(),
             of_modules: module_symbols::OfModules::default(),
-        })
+        }
     }
 
     fn known_path(&self, id: Id, text: &'static str) -> Option<object::Path> {
@@ -184,6 +193,14 @@ impl Kernel {
             |base: &u64| self.space.translate(base.wrapping_add(root)).is_ok_and(|mapped| mapped.physical == root);
         let wrong = || MemoryError::corrupt("memstart_addr", begin, "no direct map leads to the kernel's page tables");
         bases.into_iter().find(leads).ok_or_else(wrong)
+    }
+
+    /// Do the page tables that a register names map the kernel's first byte to where it lies?
+    pub(super) fn reaches_text(&self, register: u64) -> bool {
+        let Some(text) = self.symbols.address("_text") else { return false };
+        let root = self.physical().guest_address(register);
+        let mapped = root.and_then(|root| self.place.tables.walk(self.physical(), root, text));
+        mapped.is_ok_and(|mapped| mapped.physical == self.place.physical(text))
     }
 
     /// Does the address lie in the kernel's own code?

@@ -90,17 +90,20 @@ pub(super) fn by_virtual(memory: &Physical, symbols: &Kallsyms, hit: u64, told: 
     candidates.into_iter().find_map(|offset| marks.place(memory, offset)).ok_or_else(|| NO_TABLES.to_owned())
 }
 
-/// From symbols at their physical addresses.
-pub(super) fn by_physical(memory: &Physical, symbols: &Kallsyms, told: Option<u64>) -> Result<Place, String> {
+/// From symbols that are `less` above their physical addresses, which need not be where they ran.
+pub(super) fn by_physical(
+    memory: &Physical,
+    symbols: &Kallsyms,
+    less: u64,
+    told: Option<u64>,
+) -> Result<Place, String> {
     let marks = Marks::of(symbols)?;
-    let moved = |offset: u64| Marks {
-        text: marks.text.wrapping_add(offset),
-        end: marks.end.wrapping_add(offset),
-        root: marks.root.wrapping_add(offset),
-        x86: marks.x86,
+    let moved = |offset: u64| {
+        let moved = |address: u64| address.wrapping_sub(less).wrapping_add(offset);
+        Marks { text: moved(marks.text), end: moved(marks.end), root: moved(marks.root), x86: marks.x86 }
     };
     let slots = if marks.x86 { MAP_BYTES / ALIGNED_X86 } else { 0 };
-    let first = KERNEL_MAP.wrapping_sub(marks.text & !(ALIGNED_X86 - 1));
+    let first = KERNEL_MAP.wrapping_sub(marks.text.wrapping_sub(less) & !(ALIGNED_X86 - 1));
     let candidates = told.into_iter().chain((0..slots).map(|n| first.wrapping_add(n * ALIGNED_X86)));
     candidates.into_iter().find_map(|offset| moved(offset).place(memory, offset)).ok_or_else(|| NO_TABLES.to_owned())
 }

@@ -92,7 +92,10 @@ impl May {
 
 /// Walks the tables below `root` to `at`.
 pub fn walk(memory: &Physical, root: u64, geometry: Geometry, at: u64) -> Result<Mapping, Fault> {
-    let bits = u32::from(geometry.bits.clamp(25, 52));
+    if !matches!(geometry.granule, 12 | 14 | 16) || !(25..=52).contains(&geometry.bits) {
+        return Err(Fault::NoAddress(at));
+    }
+    let bits = u32::from(geometry.bits);
     let top = (at as i64) >> bits;
     if top != 0 && top != -1 {
         return Err(Fault::NoAddress(at));

@@ -74,10 +74,24 @@ impl Kallsyms {
         self.form
     }
 
-    /// The same symbols with `by` added to each address.
+    /// Symbols that are known from elsewhere, in the order of their addresses.
+    pub fn listed<'a>(symbols: impl Iterator<Item = (&'a str, u64)>) -> Self {
+        let (mut names, mut list) = (String::new(), Vec::new());
+        for (name, address) in symbols {
+            let len = name.len().min(usize::from(u16::MAX));
+            list.push(Entry { address, name: names.len() as u32, len: len as u16, kind: b'?' });
+            names.push_str(name.get(..len).unwrap_or_default());
+        }
+        list.sort_by_key(|entry| entry.address);
+        Self { list, names, form: Form::Listed, by_name: OnceLock::new(), by_address: OnceLock::new() }
+    }
+
+    /// The same symbols with `by` added to each address. Those of a symbol file that are no addresses but offsets, of what each CPU
+    /// has its own, stay.
     #[must_use]
     pub fn moved(mut self, by: u64) -> Self {
-        for entry in &mut self.list {
+        let stays = |address: u64| self.form == Form::Listed && address >> 63 == 0;
+        for entry in self.list.iter_mut().filter(|entry| !stays(entry.address)) {
             entry.address = entry.address.wrapping_add(by);
         }
         self

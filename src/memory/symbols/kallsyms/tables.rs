@@ -28,6 +28,8 @@ pub enum Form {
     Relative,
     /// Full addresses.
     Full,
+    /// None: they were read from a symbol file.
+    Listed,
 }
 
 pub(super) struct Tables<'a> {

@@ -38,7 +38,7 @@ fn sample(n: usize, shape: Shape) -> Sample {
                     let place = KERNEL + begin + 4 * i;
                     bytes.extend((address.wrapping_sub(place) as i32).to_le_bytes());
                 }
-                Form::Full => bytes.extend(address.to_le_bytes()),
+                Form::Full | Form::Listed => bytes.extend(address.to_le_bytes()),
             }
         }
         align(bytes);
