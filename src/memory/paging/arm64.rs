@@ -112,8 +112,9 @@ pub fn walk(memory: &Physical, root: u64, geometry: Geometry, at: u64) -> Result
         let index = at >> shift & ((1 << width) - 1);
         let entry = memory.u64(table.wrapping_add(index * 8))?;
         let leaf = level == 0 || entry & TABLE == 0;
-        let present = entry & VALID != 0;
-        if !present && !(level == 0 && entry & TABLE != 0) {
+        // At the last level, what is not valid and still says "page" is Linux's `PROT_NONE`: there, and nobody may touch it.
+        let there = entry & VALID != 0 || (level == 0 && entry & TABLE != 0);
+        if !there {
             return Err(if entry == 0 { Fault::NotMapped(at) } else { Fault::Swapped(at) });
         }
         // At the last level, an entry that is valid and no page is reserved: nothing is there.
@@ -129,8 +130,7 @@ pub fn walk(memory: &Physical, root: u64, geometry: Geometry, at: u64) -> Result
     Err(Fault::NotMapped(at))
 }
 
-/// The page or block that `entry` describes. One that is not valid but still says "page" is Linux's `PROT_NONE`: the page is there,
-/// and nobody may touch it.
+/// The page or block that `entry` describes.
 fn page(
     memory: &Physical,
     geometry: Geometry,
