@@ -1,0 +1,239 @@
+//! One subvolume as a file system.
+
+use std::sync::Arc;
+
+use super::content::Content;
+use super::extents::{self, EXTENT_DATA, Piece, What};
+use super::inode::{self, DIR_INDEX, INODE_ITEM, Inode, ROOT_ITEM, XATTR_ITEM};
+use super::sums::Sums;
+use super::tree::{Item, Key, Tree};
+use super::usage::used;
+use super::{EXTENT_TREE, FIRST_FREE, FS_TREE, SUM_TREE, Shared};
+use crate::disk::fs::{Entry, FileKind, Filesystem, Listing, Lost, Node, Options, Run, State, Subvolume};
+use crate::disk::us;
+use crate::image::{ReadAt, ReadError, read_vec};
+
+/// The number of a directory that is a subvolume: this and the number of the subvolume.
+const SUBVOLUME: u64 = 1 << 62;
+/// The longest link: what Linux allows.
+const TARGET: u64 = 4096;
+
+/// See the module.
+pub(super) struct View {
+    pub(super) shared: Arc<Shared>,
+    pub(super) tree: Tree,
+    facts: Vec<(String, String)>,
+    options: Options,
+}
+
+impl View {
+    pub(super) fn top(shared: Arc<Shared>, tree: Tree, options: Options) -> Self {
+        let facts = shared.facts.clone();
+        Self { shared, tree, facts, options }
+    }
+
+    fn items(&self, inode: u64) -> Result<Vec<Item>, ReadError> {
+        let (from, to) = (Key::new(inode, INODE_ITEM, 0), Key::new(inode, XATTR_ITEM, u64::MAX));
+        self.shared.pool.range(self.tree, from, to).collect()
+    }
+
+    /// Metadata; what of it cannot be read is odd, but the inode itself must be there.
+    pub(super) fn inode(&self, number: u64) -> Result<Inode, ReadError> {
+        let key = Key::new(number, INODE_ITEM, 0);
+        let item = self.shared.pool.range(self.tree, key, key).next().transpose()?;
+        let item = item.ok_or_else(|| ReadError::caller(format!("read inode {number}"), "there is none"))?;
+        Inode::parse(number, &item.fields("btrfs inode"))
+    }
+
+    /// Where the content is, and why some may be missing.
+    pub(super) fn pieces(&self, number: u64) -> (Vec<Piece>, Option<String>) {
+        let (mut pieces, mut damaged) = (Vec::new(), None);
+        for item in self.shared.pool.of(self.tree, number, EXTENT_DATA) {
+            match item.and_then(|item| Piece::parse(&self.shared.pool, &item)) {
+                Ok(piece) => extents::put(&mut pieces, piece),
+                Err(error) => damaged = damaged.or_else(|| Some(error.to_string())),
+            }
+        }
+        (pieces, damaged)
+    }
+
+    fn sums(&self, inode: &Inode) -> Option<Tree> {
+        self.shared.roots.tree(SUM_TREE).filter(|_| inode.has_sums())
+    }
+
+    fn content_of(&self, inode: &Inode) -> Result<Content, ReadError> {
+        let number = inode.node.inode;
+        if !matches!(inode.node.kind, Some(FileKind::File | FileKind::Link)) {
+            return Err(ReadError::caller(format!("read the content of inode {number}"), "it is no file"));
+        }
+        let (pieces, damaged) = self.pieces(number);
+        let pool = Arc::clone(&self.shared.pool);
+        Ok(Content::new(pool, self.sums(inode), pieces, inode.node.size, damaged))
+    }
+
+    /// The directory where a subvolume hangs, which holds nothing here.
+    fn hung(&self, number: u64) -> Result<Node, ReadError> {
+        let id = number - SUBVOLUME;
+        let roots = &self.shared.roots;
+        let root =
+            roots.all.get(&id).ok_or_else(|| ReadError::caller(format!("read subvolume {id}"), "there is none"))?;
+        let view = Self { shared: Arc::clone(&self.shared), tree: root.tree, facts: Vec::new(), options: self.options };
+        let mut node = view.inode(FIRST_FREE)?.node;
+        let path = roots.path(&self.shared.pool, id);
+        node.inode = number;
+        node.facts.push(("subvolume".to_owned(), format!("{id} {}", String::from_utf8_lossy(&path))));
+        Ok(node)
+    }
+
+    fn entry(&self, one: inode::Entry) -> Entry {
+        let number = if one.target.kind == ROOT_ITEM { SUBVOLUME.saturating_add(one.target.id) } else { one.target.id };
+        let kind = inode::kind(one.kind);
+        Entry { name: one.name, inode: number, kind, state: State::Allocated, source: "directory" }
+    }
+}
+
+impl Filesystem for View {
+    fn name(&self) -> &'static str {
+        "btrfs"
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        self.facts.clone()
+    }
+
+    fn odd(&self) -> Vec<String> {
+        self.shared.odd.clone()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.shared.whole
+    }
+
+    fn root(&self) -> u64 {
+        FIRST_FREE
+    }
+
+    fn block_size(&self) -> u64 {
+        self.shared.pool.sb.sector
+    }
+
+    fn blocks(&self) -> u64 {
+        self.shared.pool.volume.len() / self.block_size()
+    }
+
+    fn node(&self, number: u64) -> Result<Node, ReadError> {
+        if number >= SUBVOLUME {
+            return self.hung(number);
+        }
+        let mut items = self.items(number)?.into_iter();
+        let first = items.next().filter(|item| item.key.kind == INODE_ITEM);
+        let Some(first) = first else {
+            return Err(ReadError::caller(format!("read inode {number}"), "there is none"));
+        };
+        let mut node = Inode::parse(number, &first.fields("btrfs inode"))?.node;
+        for item in items.filter(|item| item.key.kind == XATTR_ITEM) {
+            match inode::entries(&item) {
+                Ok(all) => node.facts.extend(all.iter().map(inode::attribute)),
+                Err(error) => node.odd.push(error.to_string()),
+            }
+        }
+        Ok(node)
+    }
+
+    fn entries(&self, directory: u64, _deleted: bool) -> Result<Listing, ReadError> {
+        if directory >= SUBVOLUME {
+            return Ok(Listing::default());
+        }
+        let inode = self.inode(directory)?;
+        if inode.node.kind != Some(FileKind::Directory) {
+            return Err(ReadError::caller(format!("list inode {directory}"), "it is no directory"));
+        }
+        let mut listing = Listing::default();
+        for item in self.shared.pool.of(self.tree, directory, DIR_INDEX) {
+            match item.and_then(|item| inode::entries(&item)) {
+                Ok(all) => listing.entries.extend(all.into_iter().map(|one| self.entry(one))),
+                Err(error) => listing.odd.push(error.to_string()),
+            }
+        }
+        Ok(listing)
+    }
+
+    fn content(&self, number: u64) -> Result<Arc<dyn ReadAt>, ReadError> {
+        Ok(Arc::new(self.content_of(&self.inode(number)?)?))
+    }
+
+    /// What the last block of a stored extent holds behind the end of the file. Inline and compressed content has none.
+    fn slack(&self, number: u64) -> Result<Vec<u8>, ReadError> {
+        let inode = self.inode(number)?;
+        let (size, sector) = (inode.node.size, self.block_size());
+        let last = size / sector * sector;
+        let (pieces, _) = self.pieces(number);
+        let piece = pieces.iter().find(|piece| piece.at <= last && last < piece.end());
+        let Some((What::Stored(extent), at)) = piece.filter(|_| last < size).map(|piece| (&piece.what, piece.at))
+        else {
+            return Ok(Vec::new());
+        };
+        if extent.packing.is_some() {
+            return Ok(Vec::new());
+        }
+        let address = extent.at.saturating_add(extent.from).saturating_add(last - at);
+        let mut block = vec![0; us(sector)];
+        let sums =
+            self.sums(&inode).map_or_else(Sums::none, |tree| Sums::read(&self.shared.pool, tree, address, sector));
+        if self.shared.pool.sectors(address, &mut block, &sums) != [true] {
+            let why = impound_backends::Why::Unreadable(self.shared.pool.why(address));
+            return Err(ReadError::Gap { at: size, len: last + sector - size, why });
+        }
+        Ok(block.split_off(us(size - last)))
+    }
+
+    fn target(&self, number: u64) -> Result<Vec<u8>, ReadError> {
+        let inode = self.inode(number)?;
+        if inode.node.kind != Some(FileKind::Link) || inode.node.size > TARGET {
+            return Err(ReadError::caller(format!("follow inode {number}"), "it is no symbolic link"));
+        }
+        let content = self.content_of(&inode)?;
+        read_vec(&content, 0, us(content.len()))
+    }
+
+    fn runs(&self, number: u64) -> Result<Vec<Run>, ReadError> {
+        if number >= SUBVOLUME {
+            return Ok(Vec::new());
+        }
+        self.inode(number)?;
+        Ok(extents::runs(&self.shared.pool, &self.pieces(number).0))
+    }
+
+    /// As the extent tree says. A block that belongs to no chunk is free, parity is not.
+    fn block_in_use(&self, block: u64) -> Result<bool, ReadError> {
+        let (pool, size) = (&self.shared.pool, self.block_size());
+        let at = block.saturating_mul(size);
+        let len = super::superblock::LEN as u64;
+        if super::superblock::PLACES.iter().any(|place| at < place + len && at + size > *place) {
+            return Ok(true);
+        }
+        let Some((address, _)) = pool.chunks.address(at) else { return Ok(false) };
+        let missing = || ReadError::caller("tell which blocks are in use", "the extent tree is missing");
+        let tree = self.shared.roots.tree(EXTENT_TREE).ok_or_else(missing)?;
+        Ok(!used(pool, tree, address, size)?.is_empty())
+    }
+
+    fn lost(&self) -> Result<Vec<Lost>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    fn subvolumes(&self) -> Result<Vec<Subvolume>, ReadError> {
+        if self.tree.id != FS_TREE {
+            return Ok(Vec::new());
+        }
+        let (pool, roots) = (&self.shared.pool, &self.shared.roots);
+        let all = roots.subvolumes().map(|root| {
+            let facts = roots.facts(pool, root);
+            let mut own = self.shared.facts.clone();
+            own.extend(facts.iter().cloned());
+            let view = Self { shared: Arc::clone(&self.shared), tree: root.tree, facts: own, options: self.options };
+            Subvolume { name: roots.path(pool, root.tree.id), facts, fs: Arc::new(view) }
+        });
+        Ok(all.collect())
+    }
+}
