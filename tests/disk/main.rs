@@ -10,6 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod btrfs;
 mod damage;
 mod deleted;
 mod ext;

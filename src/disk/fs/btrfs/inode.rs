@@ -57,7 +57,7 @@ impl Inode {
             accessed: time(fields, 112, &mut odd)?,
             changed: time(fields, 124, &mut odd)?,
             modified: time(fields, 136, &mut odd)?,
-            born: time(fields, 148, &mut odd)?,
+            born: time(fields, 148, &mut odd)?.filter(known),
             deleted: None,
         };
         let mut facts = vec![
@@ -94,12 +94,14 @@ impl Inode {
     }
 }
 
-/// A time: seconds since 1970, signed, and nanoseconds. Birth is zero where it is not known.
+/// Birth and the times of subvolumes are zero where they are not known.
+pub(super) fn known(time: &Timestamp) -> bool {
+    *time != Timestamp::UNIX_EPOCH
+}
+
+/// A time: seconds since 1970, signed, and nanoseconds.
 pub(super) fn time(fields: &Fields<'_>, at: usize, odd: &mut Vec<String>) -> Result<Option<Timestamp>, ReadError> {
     let (seconds, nanos) = (fields.u64(at)?.cast_signed(), fields.u32(at + 8)?);
-    if seconds == 0 && nanos == 0 {
-        return Ok(None);
-    }
     let time = i32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
     let time = time.and_then(|nanos| Timestamp::new(seconds, nanos).ok());
     if time.is_none() {

@@ -10,7 +10,11 @@ mod checksum;
 mod chunks;
 mod content;
 mod extents;
+mod history;
 mod inode;
+mod lost;
+mod old;
+mod oldsums;
 mod pool;
 mod roots;
 mod sums;
@@ -20,10 +24,11 @@ mod unpack;
 mod usage;
 mod view;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::{Filesystem, Options};
 use crate::image::{ReadAt, ReadError};
+use history::History;
 use pool::Pool;
 use roots::Roots;
 use superblock::Superblock;
@@ -55,6 +60,14 @@ struct Shared {
     odd: Vec<String>,
     /// See [`Filesystem::is_whole`].
     whole: bool,
+    history: OnceLock<History>,
+}
+
+impl Shared {
+    /// All leaves on the device; searched for once, when first asked.
+    fn history(&self) -> &History {
+        self.history.get_or_init(|| History::search(&self.pool))
+    }
 }
 
 /// Opens the file system on a volume: its top, subvolume 5.
@@ -82,7 +95,7 @@ pub fn open(volume: Arc<dyn ReadAt>, options: Options) -> Result<Arc<dyn Filesys
             odd.push(format!("the tree of the {name} cannot be read: {error}"));
         }
     }
-    let shared = Arc::new(Shared { pool, roots, facts, odd, whole });
+    let shared = Arc::new(Shared { pool, roots, facts, odd, whole, history: OnceLock::new() });
     Ok(Arc::new(View::top(shared, top, options)))
 }
 

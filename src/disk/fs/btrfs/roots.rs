@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 
-use super::inode::{self, INODE_EXTREF, INODE_REF, ROOT_ITEM, time};
+use super::inode::{self, INODE_EXTREF, INODE_REF, ROOT_ITEM, known, time};
 use super::pool::Pool;
 use super::tree::{Item, Key, Pointer, Tree, has_files};
 use super::{FIRST_FREE, FS_TREE, ROOT_TREE};
@@ -43,7 +43,7 @@ impl Root {
         let long = fields.bytes().len() >= 439 && fields.u64(239)? == root.generation;
         let uuid = |at: usize| if long { fields.array(at) } else { Ok([0; 16]) };
         let mut odd = Vec::new();
-        let mut when = |at: usize| if long { time(&fields, at, &mut odd) } else { Ok(None) };
+        let mut when = |at| if long { Ok(time(&fields, at, &mut odd)?.filter(known)) } else { Ok(None) };
         Ok(Self {
             times: [when(327)?, when(339)?],
             tree: Tree { root, id: item.key.id },
@@ -71,7 +71,7 @@ impl Place {
 }
 
 /// What the root tree tells.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Roots {
     pub(super) all: BTreeMap<u64, Root>,
     pub(super) places: BTreeMap<u64, Place>,

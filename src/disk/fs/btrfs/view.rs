@@ -1,14 +1,15 @@
 //! One subvolume as a file system.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::content::Content;
 use super::extents::{self, EXTENT_DATA, Piece, What};
 use super::inode::{self, DIR_INDEX, INODE_ITEM, Inode, ROOT_ITEM, XATTR_ITEM};
+use super::old::{Old, Olds};
 use super::sums::Sums;
 use super::tree::{Item, Key, Tree};
 use super::usage::used;
-use super::{EXTENT_TREE, FIRST_FREE, FS_TREE, SUM_TREE, Shared};
+use super::{EXTENT_TREE, FIRST_FREE, FS_TREE, SUM_TREE, Shared, lost};
 use crate::disk::fs::{Entry, FileKind, Filesystem, Listing, Lost, Node, Options, Run, State, Subvolume};
 use crate::disk::us;
 use crate::image::{ReadAt, ReadError, read_vec};
@@ -24,12 +25,23 @@ pub(super) struct View {
     pub(super) tree: Tree,
     facts: Vec<(String, String)>,
     options: Options,
+    olds: OnceLock<Olds>,
 }
 
 impl View {
     pub(super) fn top(shared: Arc<Shared>, tree: Tree, options: Options) -> Self {
         let facts = shared.facts.clone();
-        Self { shared, tree, facts, options }
+        Self::new(shared, tree, facts, options)
+    }
+
+    fn new(shared: Arc<Shared>, tree: Tree, facts: Vec<(String, String)>, options: Options) -> Self {
+        Self { shared, tree, facts, options, olds: OnceLock::new() }
+    }
+
+    /// The files that are no longer there; searched for once, when first asked.
+    pub(super) fn olds(&self) -> &Olds {
+        let shared = &self.shared;
+        self.olds.get_or_init(|| Olds::read(&shared.pool, shared.history(), self.tree.id, Some(self.tree)))
     }
 
     fn items(&self, inode: u64) -> Result<Vec<Item>, ReadError> {
@@ -41,7 +53,7 @@ impl View {
     pub(super) fn inode(&self, number: u64) -> Result<Inode, ReadError> {
         let key = Key::new(number, INODE_ITEM, 0);
         let item = self.shared.pool.range(self.tree, key, key).next().transpose()?;
-        let item = item.ok_or_else(|| ReadError::caller(format!("read inode {number}"), "there is none"))?;
+        let item = item.ok_or_else(|| none(number))?;
         Inode::parse(number, &item.fields("btrfs inode"))
     }
 
@@ -77,7 +89,7 @@ impl View {
         let roots = &self.shared.roots;
         let root =
             roots.all.get(&id).ok_or_else(|| ReadError::caller(format!("read subvolume {id}"), "there is none"))?;
-        let view = Self { shared: Arc::clone(&self.shared), tree: root.tree, facts: Vec::new(), options: self.options };
+        let view = Self::new(Arc::clone(&self.shared), root.tree, Vec::new(), self.options);
         let mut node = view.inode(FIRST_FREE)?.node;
         let path = roots.path(&self.shared.pool, id);
         node.inode = number;
@@ -85,11 +97,31 @@ impl View {
         Ok(node)
     }
 
+    /// An inode that is no longer there, as it was.
+    fn gone(&self, number: u64) -> Result<Node, ReadError> {
+        let old = self.olds().all.get(&number).and_then(Old::inode);
+        let (generation, inode) = old.ok_or_else(|| none(number))?;
+        let mut node = inode.node;
+        node.odd.push(format!("it is no longer there; this is how it was in transaction {generation}"));
+        Ok(node)
+    }
+
+    /// What is now where its content was.
+    fn gone_content(&self, number: u64) -> Result<Arc<dyn ReadAt>, ReadError> {
+        let old = self.olds().all.get(&number);
+        let (old, (_, inode)) = old.and_then(|old| Some((old, old.inode()?))).ok_or_else(|| none(number))?;
+        Ok(Arc::new(lost::content(&self.shared.pool, old, inode.node.size)))
+    }
+
     fn entry(&self, one: inode::Entry) -> Entry {
         let number = if one.target.kind == ROOT_ITEM { SUBVOLUME.saturating_add(one.target.id) } else { one.target.id };
         let kind = inode::kind(one.kind);
         Entry { name: one.name, inode: number, kind, state: State::Allocated, source: "directory" }
     }
+}
+
+fn none(number: u64) -> ReadError {
+    ReadError::caller(format!("read inode {number}"), "there is none")
 }
 
 impl Filesystem for View {
@@ -126,9 +158,8 @@ impl Filesystem for View {
             return self.hung(number);
         }
         let mut items = self.items(number)?.into_iter();
-        let first = items.next().filter(|item| item.key.kind == INODE_ITEM);
-        let Some(first) = first else {
-            return Err(ReadError::caller(format!("read inode {number}"), "there is none"));
+        let Some(first) = items.next().filter(|item| item.key.kind == INODE_ITEM) else {
+            return self.gone(number);
         };
         let mut node = Inode::parse(number, &first.fields("btrfs inode"))?.node;
         for item in items.filter(|item| item.key.kind == XATTR_ITEM) {
@@ -140,7 +171,7 @@ impl Filesystem for View {
         Ok(node)
     }
 
-    fn entries(&self, directory: u64, _deleted: bool) -> Result<Listing, ReadError> {
+    fn entries(&self, directory: u64, deleted: bool) -> Result<Listing, ReadError> {
         if directory >= SUBVOLUME {
             return Ok(Listing::default());
         }
@@ -155,11 +186,20 @@ impl Filesystem for View {
                 Err(error) => listing.odd.push(error.to_string()),
             }
         }
+        if deleted {
+            let gone = self.olds().names_in(directory).into_iter();
+            let entry = |(inode, name, kind)| Entry { name, inode, kind, state: State::Deleted, source: "older leaf" };
+            listing.entries.extend(gone.map(entry));
+        }
         Ok(listing)
     }
 
     fn content(&self, number: u64) -> Result<Arc<dyn ReadAt>, ReadError> {
-        Ok(Arc::new(self.content_of(&self.inode(number)?)?))
+        let inode = match self.inode(number) {
+            Err(ReadError::Caller { .. }) => return self.gone_content(number),
+            inode => inode?,
+        };
+        Ok(Arc::new(self.content_of(&inode)?))
     }
 
     /// What the last block of a stored extent holds behind the end of the file. Inline and compressed content has none.
@@ -219,7 +259,7 @@ impl Filesystem for View {
     }
 
     fn lost(&self) -> Result<Vec<Lost>, ReadError> {
-        Ok(Vec::new())
+        lost::all(self)
     }
 
     fn subvolumes(&self) -> Result<Vec<Subvolume>, ReadError> {
@@ -231,7 +271,7 @@ impl Filesystem for View {
             let facts = roots.facts(pool, root);
             let mut own = self.shared.facts.clone();
             own.extend(facts.iter().cloned());
-            let view = Self { shared: Arc::clone(&self.shared), tree: root.tree, facts: own, options: self.options };
+            let view = Self::new(Arc::clone(&self.shared), root.tree, own, self.options);
             Subvolume { name: roots.path(pool, root.tree.id), facts, fs: Arc::new(view) }
         });
         Ok(all.collect())
