@@ -16,8 +16,8 @@ use crate::kit::{bytes, folder, mounted, open, read, tool};
 
 /// What the kernel says of a file.
 #[derive(Debug, PartialEq)]
-struct Truth {
-    inode: u64,
+pub(crate) struct Truth {
+    pub(crate) inode: u64,
     kind: FileKind,
     mode: u32,
     owner: (u32, u32),
@@ -28,7 +28,7 @@ struct Truth {
     content: Vec<u8>,
 }
 
-type Files = BTreeMap<Vec<u8>, Truth>;
+pub(crate) type Files = BTreeMap<Vec<u8>, Truth>;
 
 pub(crate) fn make(image: &Path, args: &[&str], size: u64) {
     File::create(image).unwrap().set_len(size).unwrap();
@@ -64,7 +64,7 @@ fn kind(meta: &fs::Metadata) -> FileKind {
 }
 
 /// All files below `root` that are in the same subvolume, as the kernel shows them.
-fn truth(root: &Path) -> Files {
+pub(crate) fn truth(root: &Path) -> Files {
     let device = root.metadata().unwrap().dev();
     let mut all = Files::new();
     let mut waiting = vec![root.to_owned()];
@@ -108,7 +108,7 @@ fn truth(root: &Path) -> Files {
 }
 
 /// The file system has these files and no others, and each is the same; gives their number.
-fn same(fs: &dyn Filesystem, truth: &Files) -> usize {
+pub(crate) fn same(fs: &dyn Filesystem, truth: &Files) -> usize {
     let how = How { recursive: true, deleted: false };
     let mut seen = 0;
     walk::<ReadError>(fs, (fs.root(), b"/"), how, &mut |line| panic!("{line}"), &mut |found| {
@@ -248,7 +248,8 @@ fn every_file_of_every_subvolume_is_what_the_kernel_showed() {
         let subvolumes = top.subvolumes().unwrap();
         assert_eq!(subvolumes.len() + 1, truth.len(), "{args:?}");
         for one in &subvolumes {
-            files += same(one.fs.as_ref(), &truth[std::str::from_utf8(&one.name).unwrap()]);
+            let name = String::from_utf8_lossy(&one.name).into_owned();
+            files += same(one.fs.as_ref(), truth.get(&name).unwrap_or_else(|| panic!("{name} is no subvolume")));
         }
         assert!(files > 2 * 1300, "{args:?}: {files}");
         let node = top.node(truth[""][&b"/small"[..]].inode).unwrap();

@@ -11,6 +11,9 @@
 )]
 
 mod btrfs;
+mod btrfs_damage;
+mod btrfs_log;
+mod btrfs_lost;
 mod damage;
 mod deleted;
 mod ext;

@@ -13,6 +13,8 @@ const WHAT: &str = "btrfs chunk";
 /// Length of a chunk without its stripes, and of a stripe.
 const FIXED: usize = 48;
 const STRIPE: usize = 32;
+/// Bytes that a stripe has in a row: there is no other size.
+const STRIPE_LEN: u64 = 64 << 10;
 
 /// Bits of a chunk's type.
 const DATA: u64 = 1;
@@ -80,8 +82,8 @@ impl Chunk {
         if chunk.len == 0 || at.checked_add(chunk.len).is_none() {
             return Err(fields.corrupt(from, "a length that fits", chunk.len));
         }
-        if !chunk.stripe_len.is_power_of_two() || !(512..=1 << 30).contains(&chunk.stripe_len) {
-            return Err(fields.corrupt(from + 16, "stripes of 512 bytes to 1 GiB", chunk.stripe_len));
+        if chunk.stripe_len != STRIPE_LEN {
+            return Err(fields.corrupt(from + 16, format_args!("stripes of {STRIPE_LEN} bytes"), chunk.stripe_len));
         }
         let count = count as u64;
         let uneven = chunk.kind & RAID10 != 0 && (chunk.sub == 0 || !count.is_multiple_of(chunk.sub));
@@ -133,6 +135,10 @@ impl Chunk {
         Place { len: (self.stripe_len - rest).min(self.len - inside), copies }
     }
 
+    pub(super) fn has_chunk_tree(&self) -> bool {
+        self.kind & SYSTEM != 0
+    }
+
     pub(super) fn has_nodes(&self) -> bool {
         self.kind & (SYSTEM | METADATA) != 0
     }
@@ -156,7 +162,7 @@ fn stripes_len(count: u64) -> usize {
 }
 
 /// All chunks that are known.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Chunks {
     all: Vec<Chunk>,
     device: u64,

@@ -10,6 +10,9 @@ pub(super) const EXTENT_DATA: u8 = 108;
 /// The longest content of a compressed extent, in bytes: what the kernel writes.
 pub(super) const LONGEST: u64 = 128 << 10;
 
+/// The longest extent, in bytes. The kernel writes 128 MiB at most, and an extent lies in one chunk.
+const MOST: u64 = 16 << 30;
+
 /// How an extent is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
@@ -135,6 +138,9 @@ fn check(pool: &Pool, item: &Item, extent: &Extent, shown: u64) -> Result<(), Re
         return Err(fields.corrupt(45, format_args!("a part of {} bytes", extent.content), shown));
     }
     let packed = extent.packing.is_some();
+    if extent.len > MOST {
+        return Err(fields.corrupt(29, format_args!("at most {MOST} bytes"), extent.len));
+    }
     if extent.len == 0 || (!packed && extent.content != extent.len) || (packed && extent.len > LONGEST) {
         return Err(fields.corrupt(29, format_args!("bytes for {} of content", extent.content), extent.len));
     }

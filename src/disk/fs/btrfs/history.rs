@@ -1,13 +1,18 @@
 //! Leaves that stand on the device, those of now and those that no tree leads to any more.
 //!
 //! btrfs never writes a node over itself: what was changed or deleted stays in the chunks of metadata until its place is
-//! given out again. Every place is looked at; a leaf counts if it is one of this file system and its checksum fits.
+//! given out again. Every place is looked at; a leaf counts if it is one of this file system and its checksum fits. Chunks
+//! that became empty were taken away by the kernel: old leaves of the chunk tree tell where they were, and what is still
+//! there is looked at and read as well.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::pool::Pool;
+use super::CHUNK_TREE;
+use super::chunks::Chunk;
+use super::pool::{CHUNK_ITEM, Pool};
 use super::tree::Node;
 use crate::disk::us;
 use crate::image::{Kind, ReadError};
@@ -29,27 +34,27 @@ pub(super) struct Leaf {
 
 /// See the module.
 pub(super) struct History {
+    /// The device with the chunks of now and those of the past.
+    pub(super) pool: Arc<Pool>,
     /// By owner, and the oldest first.
     leaves: Vec<Leaf>,
 }
 
 impl History {
     pub(super) fn search(pool: &Pool) -> Self {
-        let mut windows = Vec::new();
-        let most = us((pool.volume.len() / WINDOW).saturating_add(16).saturating_mul(TIMES));
-        for chunk in pool.chunks.all().iter().filter(|chunk| chunk.has_nodes()) {
-            let copies = pool.copies(chunk.at).unwrap_or(0);
-            let end = chunk.at.saturating_add(chunk.len);
-            let starts = (chunk.at..end).step_by(us(WINDOW));
-            let all = starts.flat_map(|at| (0..copies).map(move |copy| (at, end, copy)));
-            windows.extend(all.take(most.saturating_sub(windows.len())));
+        let mut chunks = pool.chunks.clone();
+        let mut system = leaves(pool, Chunk::has_chunk_tree);
+        // The newest of those that lie over each other counts, and those of now are there already.
+        system.sort_unstable_by_key(|leaf| std::cmp::Reverse(leaf.generation));
+        for node in system.iter().filter(|leaf| leaf.owner == CHUNK_TREE).filter_map(|leaf| leaf.read(pool).ok()) {
+            for item in node.items().filter(|item| item.key.kind == CHUNK_ITEM) {
+                let _ = chunks.learn(item.key.offset, &item.fields("btrfs chunk"));
+            }
         }
-        let mut leaves: Vec<_> =
-            windows.par_iter().flat_map_iter(|(at, end, copy)| window(pool, *at, *end, *copy)).collect();
-        let mut seen = HashSet::new();
-        leaves.retain(|leaf| seen.insert((leaf.at, leaf.generation, leaf.owner)));
+        let pool = Arc::new(pool.with(chunks));
+        let mut leaves = leaves(&pool, Chunk::has_nodes);
         leaves.sort_unstable_by_key(|leaf| (leaf.owner, leaf.generation, leaf.at));
-        Self { leaves }
+        Self { pool, leaves }
     }
 
     /// The trees that have leaves.
@@ -63,6 +68,24 @@ impl History {
         let to = self.leaves.partition_point(|leaf| leaf.owner <= owner);
         self.leaves.get(from..to).unwrap_or_default()
     }
+}
+
+/// All leaves in the chunks that are `wanted`, each once.
+fn leaves(pool: &Pool, wanted: impl Fn(&Chunk) -> bool) -> Vec<Leaf> {
+    let mut windows = Vec::new();
+    let most = us((pool.volume.len() / WINDOW).saturating_add(16).saturating_mul(TIMES));
+    for chunk in pool.chunks.all().iter().filter(|chunk| wanted(chunk)) {
+        let copies = pool.copies(chunk.at).unwrap_or(0);
+        let end = chunk.at.saturating_add(chunk.len);
+        let starts = (chunk.at..end).step_by(us(WINDOW));
+        let all = starts.flat_map(|at| (0..copies).map(move |copy| (at, end, copy)));
+        windows.extend(all.take(most.saturating_sub(windows.len())));
+    }
+    let mut leaves: Vec<_> =
+        windows.par_iter().flat_map_iter(|(at, end, copy)| window(pool, *at, *end, *copy)).collect();
+    let mut seen = HashSet::new();
+    leaves.retain(|leaf| seen.insert((leaf.at, leaf.generation, leaf.owner)));
+    leaves
 }
 
 impl Leaf {

@@ -183,6 +183,19 @@ pub(super) fn kind(value: u8) -> Option<FileKind> {
     })
 }
 
+/// The other way around.
+pub(super) fn number(kind: FileKind) -> u8 {
+    match kind {
+        FileKind::File => 1,
+        FileKind::Directory => 2,
+        FileKind::CharDevice => 3,
+        FileKind::BlockDevice => 4,
+        FileKind::Fifo => 5,
+        FileKind::Socket => 6,
+        FileKind::Link => 7,
+    }
+}
+
 /// An extended attribute as a fact.
 pub(super) fn attribute(entry: &Entry) -> (String, String) {
     let value = std::str::from_utf8(&entry.value)

@@ -27,7 +27,7 @@ const ORPHAN_ITEM: u8 = 48;
 pub(super) fn all(view: &View) -> Result<Vec<Lost>, ReadError> {
     let shared = &view.shared;
     let history = shared.history();
-    let sums = OldSums::read(&shared.pool, history);
+    let sums = OldSums::read(history);
     let mut lost = orphans(view)?;
     let own = Past { shared, sums: &sums, now: Some(view.tree), prefix: Vec::new(), facts: Vec::new() };
     lost.extend(own.files(view.olds()));
@@ -41,7 +41,7 @@ pub(super) fn all(view: &View) -> Result<Vec<Lost>, ReadError> {
             let mut facts = vec![("deleted subvolume".to_owned(), id.to_string())];
             facts.extend(roots.all.get(&id).map(|root| roots.facts(&shared.pool, root)).unwrap_or_default());
             let past = Past { shared, sums: &sums, now: None, prefix: path, facts };
-            lost.extend(past.files(&Olds::read(&shared.pool, history, id, None)));
+            lost.extend(past.files(&Olds::read(history, id, None)));
         }
     }
     lost.sort_by_key(|lost| lost.node.inode);
@@ -51,7 +51,7 @@ pub(super) fn all(view: &View) -> Result<Vec<Lost>, ReadError> {
 /// The root tree of now, and what leaves of the past tell of subvolumes that it does not know.
 fn old_roots(shared: &Shared, history: &History) -> Roots {
     let mut roots = shared.roots.clone();
-    for node in history.of(ROOT_TREE).iter().filter_map(|leaf| leaf.read(&shared.pool).ok()) {
+    for node in history.of(ROOT_TREE).iter().filter_map(|leaf| leaf.read(&history.pool).ok()) {
         for item in node.items() {
             let known = shared.roots.all.get(&item.key.id).is_some_and(|root| root.refs > 0);
             if has_files(item.key.id) && !known {
@@ -112,7 +112,7 @@ impl Past<'_> {
     }
 
     fn file(&self, olds: &Olds, number: u64, old: &Old) -> Option<Lost> {
-        let pool = &self.shared.pool;
+        let pool = &self.shared.history().pool;
         let (generation, inode) = old.inode()?;
         let mut node = inode.node;
         node.facts.extend(self.facts.iter().cloned());
@@ -142,7 +142,7 @@ impl Past<'_> {
             let taken = self.taken(extent, *len).min(blocks);
             let mut gone = taken;
             if taken == 0 {
-                let (checked, fit) = self.sums.check(&self.shared.pool, extent, *len, step);
+                let (checked, fit) = self.sums.check(&self.shared.history().pool, extent, *len, step);
                 books.checked += checked;
                 books.fit += fit;
                 gone = (checked - fit).saturating_mul(step).min(blocks);
@@ -152,18 +152,33 @@ impl Past<'_> {
         books
     }
 
-    /// Blocks of an extent that another transaction took later. What nobody can tell counts as taken.
+    /// Blocks of an extent that others took later. What nobody can tell counts as taken.
     fn taken(&self, extent: &Extent, len: u64) -> u64 {
         let (pool, sector) = (&self.shared.pool, self.shared.pool.sb.sector);
-        let end = extent.at.saturating_add(len);
         let Some(tree) = self.shared.roots.tree(EXTENT_TREE) else { return u64::MAX };
         if pool.chunks.place(extent.at).is_err() {
-            return u64::MAX;
+            return self.taken_below(tree, extent, len);
         }
+        let end = extent.at.saturating_add(len);
         let Ok(all) = used(pool, tree, extent.at, len) else { return u64::MAX };
         let others = all.iter().filter(|used| used.generation > extent.generation);
         let parts = others.map(|used| used.at.saturating_add(used.len).min(end).saturating_sub(used.at.max(extent.at)));
         parts.fold(0, |sum, part| sum.saturating_add(part.div_ceil(sector)))
+    }
+
+    /// The same where the chunk is gone: the place on the device may be free, or in another chunk.
+    fn taken_below(&self, tree: Tree, extent: &Extent, len: u64) -> u64 {
+        let (now, past) = (&self.shared.pool, &self.shared.history().pool);
+        let sector = now.sb.sector;
+        let blocks = len.min(now.volume.len()).div_ceil(sector);
+        let taken = (0..blocks).filter(|block| {
+            let Ok((place, _)) = past.chunks.on_device(extent.at.saturating_add(block * sector), 0) else {
+                return true;
+            };
+            let Some((address, _)) = now.chunks.address(place) else { return false };
+            used(now, tree, address, sector).map_or(true, |all| !all.is_empty())
+        });
+        taken.count() as u64
     }
 }
 

@@ -12,6 +12,7 @@ mod content;
 mod extents;
 mod history;
 mod inode;
+mod log;
 mod lost;
 mod old;
 mod oldsums;
@@ -24,11 +25,13 @@ mod unpack;
 mod usage;
 mod view;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::{Filesystem, Options};
 use crate::image::{ReadAt, ReadError};
 use history::History;
+use log::Log;
 use pool::Pool;
 use roots::Roots;
 use superblock::Superblock;
@@ -41,6 +44,7 @@ const EXTENT_TREE: u64 = 2;
 const CHUNK_TREE: u64 = 3;
 const FS_TREE: u64 = 5;
 const SUM_TREE: u64 = 7;
+const LOG_TREE: u64 = (-6_i64).cast_unsigned();
 const RELOCATION_TREE: u64 = (-8_i64).cast_unsigned();
 /// Under this number the checksums of data stand.
 const SUMS: u64 = (-10_i64).cast_unsigned();
@@ -61,6 +65,7 @@ struct Shared {
     /// See [`Filesystem::is_whole`].
     whole: bool,
     history: OnceLock<History>,
+    logs: BTreeMap<u64, Arc<Log>>,
 }
 
 impl Shared {
@@ -95,8 +100,33 @@ pub fn open(volume: Arc<dyn ReadAt>, options: Options) -> Result<Arc<dyn Filesys
             odd.push(format!("the tree of the {name} cannot be read: {error}"));
         }
     }
-    let shared = Arc::new(Shared { pool, roots, facts, odd, whole, history: OnceLock::new() });
-    Ok(Arc::new(View::top(shared, top, options)))
+    let logs = logs(&pool, options, &mut facts).unwrap_or_else(|error| {
+        odd.push(format!("the log cannot be read, and what was synced last is not shown: {error}"));
+        whole = false;
+        BTreeMap::new()
+    });
+    let shared = Arc::new(Shared { pool, roots, facts, odd, whole, history: OnceLock::new(), logs });
+    Ok(Arc::new(View::top(shared, top)))
+}
+
+/// What was synced after the last commit, unless it is not to be shown.
+fn logs(
+    pool: &Pool,
+    options: Options,
+    facts: &mut Vec<(String, String)>,
+) -> Result<BTreeMap<u64, Arc<Log>>, ReadError> {
+    let mut fact = |value: String| facts.push(("log".to_owned(), value));
+    let Some(root) = pool.sb.log_root else {
+        fact("empty".to_owned());
+        return Ok(BTreeMap::new());
+    };
+    if options.no_journal {
+        fact("not replayed, as asked".to_owned());
+        return Ok(BTreeMap::new());
+    }
+    let logs = log::read(pool, root)?;
+    fact(format!("{} inodes replayed in memory", logs.values().map(|log| log.len()).sum::<usize>()));
+    Ok(logs)
 }
 
 /// The root of the trees: the one of now, or the newest older one that can be read.

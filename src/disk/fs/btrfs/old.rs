@@ -47,7 +47,8 @@ pub(super) struct Olds {
 
 impl Olds {
     /// Reads all leaves of subvolume `id`. `now`: its tree, if it is still there.
-    pub(super) fn read(pool: &Pool, history: &History, id: u64, now: Option<Tree>) -> Self {
+    pub(super) fn read(history: &History, id: u64, now: Option<Tree>) -> Self {
+        let pool = &history.pool;
         let mut this = Self::default();
         let mut living = Living { pool, tree: now, last: None };
         for leaf in history.of(id) {

@@ -8,6 +8,9 @@ use super::pool::Pool;
 use super::sums::each;
 use crate::disk::us;
 
+/// Bytes of an extent that are looked at: the kernel writes none that is longer.
+const LONG: u64 = 128 << 20;
+
 /// Some checksums that follow each other, in a leaf.
 struct Part {
     at: u64,
@@ -24,7 +27,8 @@ pub(super) struct OldSums {
 }
 
 impl OldSums {
-    pub(super) fn read(pool: &Pool, history: &History) -> Self {
+    pub(super) fn read(history: &History) -> Self {
+        let pool = &history.pool;
         let mut parts = Vec::new();
         for leaf in history.of(SUM_TREE) {
             let Ok(node) = leaf.read(pool) else { continue };
@@ -60,8 +64,7 @@ impl OldSums {
     /// For each block the oldest checksum that was written with the extent or after it, with its transaction.
     fn of(&self, pool: &Pool, extent: &Extent, len: u64) -> Vec<Option<(u64, [u8; LONGEST])>> {
         let (sector, end) = (pool.sb.sector, extent.at.saturating_add(len));
-        // An extent behind the end of the volume has no blocks that could be read.
-        let mut all = vec![None; us(len.min(pool.volume.len()).div_ceil(sector))];
+        let mut all = vec![None; us(len.min(pool.volume.len()).min(LONG).div_ceil(sector))];
         let first = self.parts.partition_point(|part| part.at < extent.at.saturating_sub(self.longest));
         let near = self.parts.iter().skip(first).take_while(|part| part.at < end);
         for part in near.filter(|part| part.end > extent.at && part.leaf.generation >= extent.generation) {

@@ -14,7 +14,7 @@ use crate::image::{ReadAt, ReadError};
 
 /// Bytes of nodes that are kept.
 const CACHE: usize = 32 << 20;
-const CHUNK_ITEM: u8 = 228;
+pub(super) const CHUNK_ITEM: u8 = 228;
 
 /// See the module.
 pub(super) struct Pool {
@@ -51,6 +51,11 @@ impl Pool {
             odd.extend(learned.err().map(|error| error.to_string()));
         }
         Ok(this)
+    }
+
+    /// The same device with other chunks.
+    pub(super) fn with(&self, chunks: Chunks) -> Self {
+        Self { volume: Arc::clone(&self.volume), sb: self.sb.clone(), chunks, cache: Cache::new(CACHE) }
     }
 
     /// More nodes than this a volume cannot hold.

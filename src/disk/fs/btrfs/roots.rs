@@ -117,25 +117,22 @@ impl Roots {
 
     /// The path of a subvolume from the top, without a `/` in front. What is not known is its number.
     pub(super) fn path(&self, pool: &Pool, id: u64) -> Vec<u8> {
-        let mut path = Vec::new();
+        let mut parts = Vec::new();
         let mut seen = HashSet::new();
         let mut here = id;
         while here != FS_TREE {
-            let place = self.places.get(&here).filter(|_| seen.insert(here));
-            let Some(place) = place else {
-                path = join(format!("#{here}").as_bytes(), &path);
+            let Some(place) = self.places.get(&here).filter(|_| seen.insert(here)) else {
+                parts.push(format!("#{here}").into_bytes());
                 break;
             };
             let above = self.tree(place.parent).and_then(|tree| path_of(pool, tree, place.directory));
             let above = above.unwrap_or_else(|| format!("/#{}", place.directory).into_bytes());
-            path = join(&join(&above, &place.name), &path);
+            let own = join(&above, &place.name);
+            parts.push(own.strip_prefix(b"/").unwrap_or(&own).to_vec());
             here = place.parent;
         }
-        let mut path = path.strip_suffix(b"/").unwrap_or(&path).to_vec();
-        while path.first() == Some(&b'/') {
-            path.remove(0);
-        }
-        path
+        parts.reverse();
+        parts.join(&b'/')
     }
 
     /// What is to be said of a subvolume.

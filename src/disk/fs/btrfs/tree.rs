@@ -102,10 +102,6 @@ impl Node {
         Fields::new("btrfs node", self.at, &self.bytes)
     }
 
-    pub(super) fn count(&self) -> usize {
-        self.count
-    }
-
     fn place(&self, index: usize) -> usize {
         HEADER + index * if self.level == 0 { ITEM } else { POINTER }
     }
@@ -254,11 +250,10 @@ impl Iterator for Range<'_> {
             if node.level == 0 {
                 return self.take(&node, here);
             }
-            let entered =
-                node.key(here).and_then(|key| if key > self.to { Ok(false) } else { node.child(here).map(|_| true) });
-            let entered = match entered {
-                Ok(true) => node.child(here).and_then(|child| self.enter(child)),
-                Ok(false) => {
+            let child = node.key(here).and_then(|key| (key <= self.to).then(|| node.child(here)).transpose());
+            let entered = match child {
+                Ok(Some(child)) => self.enter(child),
+                Ok(None) => {
                     self.way.clear();
                     return None;
                 }

@@ -5,12 +5,13 @@ use std::sync::{Arc, OnceLock};
 use super::content::Content;
 use super::extents::{self, EXTENT_DATA, Piece, What};
 use super::inode::{self, DIR_INDEX, INODE_ITEM, Inode, ROOT_ITEM, XATTR_ITEM};
+use super::log::Log;
 use super::old::{Old, Olds};
 use super::sums::Sums;
 use super::tree::{Item, Key, Tree};
 use super::usage::used;
 use super::{EXTENT_TREE, FIRST_FREE, FS_TREE, SUM_TREE, Shared, lost};
-use crate::disk::fs::{Entry, FileKind, Filesystem, Listing, Lost, Node, Options, Run, State, Subvolume};
+use crate::disk::fs::{Entry, FileKind, Filesystem, Listing, Lost, Node, Run, State, Subvolume, Times};
 use crate::disk::us;
 use crate::image::{ReadAt, ReadError, read_vec};
 
@@ -24,24 +25,25 @@ pub(super) struct View {
     pub(super) shared: Arc<Shared>,
     pub(super) tree: Tree,
     facts: Vec<(String, String)>,
-    options: Options,
+    log: Option<Arc<Log>>,
     olds: OnceLock<Olds>,
 }
 
 impl View {
-    pub(super) fn top(shared: Arc<Shared>, tree: Tree, options: Options) -> Self {
+    pub(super) fn top(shared: Arc<Shared>, tree: Tree) -> Self {
         let facts = shared.facts.clone();
-        Self::new(shared, tree, facts, options)
+        Self::new(shared, tree, facts)
     }
 
-    fn new(shared: Arc<Shared>, tree: Tree, facts: Vec<(String, String)>, options: Options) -> Self {
-        Self { shared, tree, facts, options, olds: OnceLock::new() }
+    fn new(shared: Arc<Shared>, tree: Tree, facts: Vec<(String, String)>) -> Self {
+        let log = shared.logs.get(&tree.id).cloned();
+        Self { shared, tree, facts, log, olds: OnceLock::new() }
     }
 
     /// The files that are no longer there; searched for once, when first asked.
     pub(super) fn olds(&self) -> &Olds {
         let shared = &self.shared;
-        self.olds.get_or_init(|| Olds::read(&shared.pool, shared.history(), self.tree.id, Some(self.tree)))
+        self.olds.get_or_init(|| Olds::read(shared.history(), self.tree.id, Some(self.tree)))
     }
 
     fn items(&self, inode: u64) -> Result<Vec<Item>, ReadError> {
@@ -49,12 +51,40 @@ impl View {
         self.shared.pool.range(self.tree, from, to).collect()
     }
 
-    /// Metadata; what of it cannot be read is odd, but the inode itself must be there.
+    /// Metadata without attributes.
     pub(super) fn inode(&self, number: u64) -> Result<Inode, ReadError> {
         let key = Key::new(number, INODE_ITEM, 0);
         let item = self.shared.pool.range(self.tree, key, key).next().transpose()?;
-        let item = item.ok_or_else(|| none(number))?;
-        Inode::parse(number, &item.fields("btrfs inode"))
+        let inode = item.map(|item| Inode::parse(number, &item.fields("btrfs inode"))).transpose()?;
+        self.with_log(number, inode).ok_or_else(|| none(number))
+    }
+
+    fn with_log(&self, number: u64, inode: Option<Inode>) -> Option<Inode> {
+        let Some(log) = &self.log else { return inode };
+        let mut inode = log.inode(number, inode)?;
+        if inode.node.kind == Some(FileKind::Directory) && log.changes(number) {
+            // The length of a directory is that of its names, twice.
+            let names = self.list(number).0.iter().map(|(_, entry)| entry.name.len() as u64).sum::<u64>();
+            inode.node.size = names.saturating_mul(2);
+        }
+        Some(inode)
+    }
+
+    /// Entries of a directory by their index, and what could not be read.
+    fn list(&self, directory: u64) -> (Vec<(u64, inode::Entry)>, Vec<String>) {
+        let (mut all, mut odd) = (Vec::new(), Vec::new());
+        for item in self.shared.pool.of(self.tree, directory, DIR_INDEX) {
+            let parsed = item.and_then(|item| Ok((item.key.offset, inode::entries(&item)?)));
+            match parsed {
+                Ok((index, entries)) => all.extend(entries.into_iter().map(|entry| (index, entry))),
+                Err(error) => odd.push(error.to_string()),
+            }
+        }
+        if let Some(log) = &self.log {
+            let is = |number: u64| self.items(number).is_ok_and(|items| !items.is_empty());
+            all = log.entries(directory, all, &is);
+        }
+        (all, odd)
     }
 
     /// Where the content is, and why some may be missing.
@@ -65,6 +95,9 @@ impl View {
                 Ok(piece) => extents::put(&mut pieces, piece),
                 Err(error) => damaged = damaged.or_else(|| Some(error.to_string())),
             }
+        }
+        if let Some(log) = &self.log {
+            pieces = log.pieces(&self.shared.pool, number, pieces);
         }
         (pieces, damaged)
     }
@@ -83,13 +116,28 @@ impl View {
         Ok(Content::new(pool, self.sums(inode), pieces, inode.node.size, damaged))
     }
 
-    /// The directory where a subvolume hangs, which holds nothing here.
+    /// The directory where a subvolume hangs, which holds nothing here. A snapshot keeps it when the subvolume is gone.
     fn hung(&self, number: u64) -> Result<Node, ReadError> {
         let id = number - SUBVOLUME;
         let roots = &self.shared.roots;
-        let root =
-            roots.all.get(&id).ok_or_else(|| ReadError::caller(format!("read subvolume {id}"), "there is none"))?;
-        let view = Self::new(Arc::clone(&self.shared), root.tree, Vec::new(), self.options);
+        let Some(root) = roots.all.get(&id) else {
+            let facts = vec![("subvolume".to_owned(), format!("{id}, which is no longer there"))];
+            return Ok(Node {
+                inode: number,
+                generation: 0,
+                kind: Some(FileKind::Directory),
+                mode: 0o040_755,
+                uid: 0,
+                gid: 0,
+                size: 0,
+                links: 1,
+                times: Times::default(),
+                allocated: true,
+                facts,
+                odd: Vec::new(),
+            });
+        };
+        let view = Self::new(Arc::clone(&self.shared), root.tree, Vec::new());
         let mut node = view.inode(FIRST_FREE)?.node;
         let path = roots.path(&self.shared.pool, id);
         node.inode = number;
@@ -110,7 +158,7 @@ impl View {
     fn gone_content(&self, number: u64) -> Result<Arc<dyn ReadAt>, ReadError> {
         let old = self.olds().all.get(&number);
         let (old, (_, inode)) = old.and_then(|old| Some((old, old.inode()?))).ok_or_else(|| none(number))?;
-        Ok(Arc::new(lost::content(&self.shared.pool, old, inode.node.size)))
+        Ok(Arc::new(lost::content(&self.shared.history().pool, old, inode.node.size)))
     }
 
     fn entry(&self, one: inode::Entry) -> Entry {
@@ -157,13 +205,17 @@ impl Filesystem for View {
         if number >= SUBVOLUME {
             return self.hung(number);
         }
-        let mut items = self.items(number)?.into_iter();
-        let Some(first) = items.next().filter(|item| item.key.kind == INODE_ITEM) else {
-            return self.gone(number);
-        };
-        let mut node = Inode::parse(number, &first.fields("btrfs inode"))?.node;
-        for item in items.filter(|item| item.key.kind == XATTR_ITEM) {
-            match inode::entries(&item) {
+        let items = self.items(number)?;
+        let first = items.first().filter(|item| item.key.kind == INODE_ITEM);
+        let inode = first.map(|item| Inode::parse(number, &item.fields("btrfs inode"))).transpose()?;
+        let Some(inode) = self.with_log(number, inode) else { return self.gone(number) };
+        let mut node = inode.node;
+        if let Some(attributes) = self.log.as_ref().and_then(|log| log.attributes(number)) {
+            node.facts.extend(attributes.iter().map(inode::attribute));
+            return Ok(node);
+        }
+        for item in items.iter().filter(|item| item.key.kind == XATTR_ITEM) {
+            match inode::entries(item) {
                 Ok(all) => node.facts.extend(all.iter().map(inode::attribute)),
                 Err(error) => node.odd.push(error.to_string()),
             }
@@ -179,13 +231,9 @@ impl Filesystem for View {
         if inode.node.kind != Some(FileKind::Directory) {
             return Err(ReadError::caller(format!("list inode {directory}"), "it is no directory"));
         }
-        let mut listing = Listing::default();
-        for item in self.shared.pool.of(self.tree, directory, DIR_INDEX) {
-            match item.and_then(|item| inode::entries(&item)) {
-                Ok(all) => listing.entries.extend(all.into_iter().map(|one| self.entry(one))),
-                Err(error) => listing.odd.push(error.to_string()),
-            }
-        }
+        let (all, odd) = self.list(directory);
+        let entries = all.into_iter().map(|(_, one)| self.entry(one)).collect();
+        let mut listing = Listing { entries, odd };
         if deleted {
             let gone = self.olds().names_in(directory).into_iter();
             let entry = |(inode, name, kind)| Entry { name, inode, kind, state: State::Deleted, source: "older leaf" };
@@ -271,7 +319,7 @@ impl Filesystem for View {
             let facts = roots.facts(pool, root);
             let mut own = self.shared.facts.clone();
             own.extend(facts.iter().cloned());
-            let view = Self::new(Arc::clone(&self.shared), root.tree, own, self.options);
+            let view = Self::new(Arc::clone(&self.shared), root.tree, own);
             Subvolume { name: roots.path(pool, root.tree.id), facts, fs: Arc::new(view) }
         });
         Ok(all.collect())
