@@ -5,14 +5,13 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use impound::disk::fs::{FileKind, Filesystem};
 use impound::disk::walk::{How, walk};
 use impound::image::ReadError;
 
-use crate::kit::{bytes, folder, mounted, open, read, tool};
+use crate::kit::{folder, mounted, open, read, tool};
 
 /// What the kernel says of a file.
 #[derive(Debug, PartialEq)]
@@ -218,6 +217,7 @@ fn filled(image: &Path, at: &Path, options: &str) -> Option<BTreeMap<String, Fil
         fs::remove_file(root.join("home/own")).unwrap();
         btrfs(&["subvolume", "delete", "-c"], &[&root.join("vms/gone")]);
         btrfs(&["subvolume", "sync"], &[root]);
+        btrfs(&["subvolume", "set-default"], &[&root.join("home")]);
         sync(root);
         for name in ["", "home", "home/inner", "vms/one", "before", "vms/after", "all"] {
             all.insert(name.to_owned(), truth(&root.join(name)));
@@ -251,7 +251,7 @@ fn every_file_of_every_subvolume_is_what_the_kernel_showed() {
             let name = String::from_utf8_lossy(&one.name).into_owned();
             files += same(one.fs.as_ref(), truth.get(&name).unwrap_or_else(|| panic!("{name} is no subvolume")));
         }
-        assert!(files > 2 * 1300, "{args:?}: {files}");
+        assert!(files > 2500, "{args:?}: {files}");
         let node = top.node(truth[""][&b"/small"[..]].inode).unwrap();
         for (name, value) in [("user.note", "some text"), ("user.raw", "0xffffff"), ("trusted.long", &"l".repeat(3000))]
         {
@@ -259,6 +259,25 @@ fn every_file_of_every_subvolume_is_what_the_kernel_showed() {
         }
         let device = top.node(truth[""][&b"/device"[..]].inode).unwrap();
         assert!(device.facts.contains(&("device".to_owned(), "259:70000".to_owned())), "{:?}", device.facts);
+        // What is compressed has no end of a block to itself.
+        let slack = top.slack(truth[""][&b"/noise"[..]].inode).unwrap();
+        assert!(slack.len() == 415 || options.contains("force"), "{args:?}: {}", slack.len());
+        assert!(slack.iter().all(|byte| *byte == 0));
+        assert!(top.slack(truth[""][&b"/zstd"[..]].inode).unwrap().is_empty(), "{args:?}");
+        let default = top.facts().into_iter().find(|(name, _)| name == "default subvolume").unwrap();
+        assert_eq!(default.1, "256 /home");
+        let facts = |name: &str| &subvolumes.iter().find(|one| one.name == name.as_bytes()).unwrap().facts;
+        let has = |name: &str, fact: &str, value: &str| facts(name).contains(&(fact.to_owned(), value.to_owned()));
+        assert!(
+            has("before", "snapshot of", "subvolume 256 home") && has("before", "read-only", "yes"),
+            "{:?}",
+            facts("before")
+        );
+        assert!(
+            has("home/inner", "in subvolume", "256") && has("vms/one", "read-only", "no"),
+            "{:?}",
+            facts("home/inner")
+        );
         fs::remove_file(image).unwrap();
     }
 }

@@ -58,7 +58,7 @@ fn a_block_that_does_not_fit_its_checksum_is_a_gap_and_a_second_copy_is_used() {
     for (profile, copies) in [("single", 1), ("dup", 2)] {
         let at = temp.path().join(profile);
         fs::create_dir(&at).unwrap();
-        let mut image = small(&at, &["-d", profile], 256 << 20);
+        let mut image = small(&at, &["-d", profile], 128 << 20);
         let want = noise(300_000, 1);
         let places: Vec<_> =
             (0..image.len() - 4096).step_by(4096).filter(|at| image[*at..at + 4096] == want[40_960..45_056]).collect();
@@ -74,7 +74,7 @@ fn a_block_that_does_not_fit_its_checksum_is_a_gap_and_a_second_copy_is_used() {
             image[places[1] + 4000] ^= 0x80;
         }
         let content = content(&image);
-        match content.read_at(30_000, &mut [0; 50_000]) {
+        match content.read_at(30_000, &mut vec![0; 50_000]) {
             Err(ReadError::Gap { at: 40_960, len: 4096, why }) => {
                 let why = impound::image::reason(&why);
                 assert!(why.contains("crc32c checksum"), "{why}");
@@ -90,7 +90,7 @@ fn a_block_that_does_not_fit_its_checksum_is_a_gap_and_a_second_copy_is_used() {
 #[test]
 fn mirrors_of_the_superblock_and_of_nodes_are_used() {
     let temp = folder();
-    let mut image = small(temp.path(), &[], 256 << 20);
+    let mut image = small(temp.path(), &[], 128 << 20);
     let mut seen = std::collections::HashSet::new();
     let mut lost = 0;
     for at in nodes(&image) {

@@ -93,7 +93,7 @@ pub(crate) fn mounted(image: &Path, options: &str, at: &Path, work: impl FnOnce(
     std::fs::create_dir_all(at).unwrap();
     let mounted = Command::new("mount").args(["-o", options]).arg(image).arg(at).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
-        println!("skipped: this machine cannot mount a loop device with the file system of {}", image.display());
+        eprintln!("skipped: this machine cannot mount a loop device with the file system of {}", image.display());
         return false;
     }
     // Whatever fails inside, no mount stays behind.

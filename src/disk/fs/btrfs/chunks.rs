@@ -3,6 +3,8 @@
 //!
 //! One device is read. What a RAID 0, 10, 5 or 6 keeps on others is named as being there; nothing is computed from parity.
 
+use std::sync::OnceLock;
+
 use impound_backends::Why;
 
 use super::tree::Key;
@@ -135,6 +137,22 @@ impl Chunk {
         Place { len: (self.stripe_len - rest).min(self.len - inside), copies }
     }
 
+    /// The address of byte `inside` of a stripe, and how far it goes on.
+    fn address(&self, stripe: usize, inside: u64) -> Option<(u64, u64)> {
+        let Some(columns) = self.columns() else {
+            return (inside < self.len).then(|| (self.at + inside, self.len - inside));
+        };
+        let (row, rest) = (inside / self.stripe_len, inside % self.stripe_len);
+        let (stripe, count) = (stripe as u64, self.stripes.len() as u64);
+        let column = match self.kind {
+            kind if kind & RAID10 != 0 => stripe / self.sub,
+            kind if kind & (RAID5 | RAID6) != 0 => (stripe + count - row % count) % count,
+            _ => stripe,
+        };
+        let offset = row.checked_mul(columns)?.checked_add(column)?.checked_mul(self.stripe_len)?.checked_add(rest)?;
+        (column < columns && offset < self.len).then(|| (self.at + offset, self.stripe_len - rest))
+    }
+
     pub(super) fn has_chunk_tree(&self) -> bool {
         self.kind & SYSTEM != 0
     }
@@ -166,13 +184,15 @@ fn stripes_len(count: u64) -> usize {
 pub(super) struct Chunks {
     all: Vec<Chunk>,
     device: u64,
+    /// See [`Chunks::places`].
+    placed: OnceLock<Vec<(u64, usize, usize)>>,
 }
 
 impl Chunks {
     /// The chunks of the chunk tree itself, from the superblock.
     pub(super) fn system(bytes: &[u8], device: u64) -> Result<Self, ReadError> {
         let fields = Fields::new("btrfs system chunk array", 0, bytes);
-        let mut this = Self { all: Vec::new(), device };
+        let mut this = Self { device, ..Self::default() };
         let mut at = 0;
         while at < bytes.len() {
             let key = Key::read(&fields, at)?;
@@ -201,6 +221,7 @@ impl Chunks {
             return Err(ReadError::corrupt(WHAT, chunk.at, "chunks apart", "one over another"));
         }
         self.all.insert(index, chunk);
+        self.placed = OnceLock::new();
         Ok(())
     }
 
@@ -234,24 +255,21 @@ impl Chunks {
 
     /// The address that is kept at a place of this device and how far that goes; none if nothing is. Parity has none.
     pub(super) fn address(&self, place: u64) -> Option<(u64, u64)> {
-        self.all.iter().find_map(|chunk| {
-            let rows = chunk.columns().map_or(chunk.len, |columns| chunk.len / columns);
-            let mine = |stripe: &Stripe| {
-                stripe.device == self.device && place.checked_sub(stripe.at).is_some_and(|n| n < rows)
-            };
-            let index = chunk.stripes.iter().position(mine)?;
-            let inside = place - chunk.stripes.get(index)?.at;
-            let Some(columns) = chunk.columns() else { return Some((chunk.at + inside, chunk.len - inside)) };
-            let (row, rest) = (inside / chunk.stripe_len, inside % chunk.stripe_len);
-            let count = chunk.stripes.len() as u64;
-            let column = match chunk.kind {
-                kind if kind & RAID10 != 0 => index as u64 / chunk.sub,
-                kind if kind & (RAID5 | RAID6) != 0 => (index as u64 + count - row % count) % count,
-                _ => index as u64,
-            };
-            let offset = (row * columns + column) * chunk.stripe_len + rest;
-            (column < columns && offset < chunk.len).then(|| (chunk.at + offset, chunk.stripe_len - rest))
-        })
+        let placed = self.placed.get_or_init(|| self.places());
+        let index = placed.partition_point(|(from, ..)| *from <= place).checked_sub(1)?;
+        let (from, chunk, stripe) = placed.get(index)?;
+        self.all.get(*chunk)?.address(*stripe, place - from)
+    }
+
+    /// Where stripes of chunks are on this device, in order: place, chunk, stripe.
+    fn places(&self) -> Vec<(u64, usize, usize)> {
+        let stripes = self.all.iter().enumerate().flat_map(|(chunk, all)| {
+            let mine = all.stripes.iter().enumerate().filter(|(_, stripe)| stripe.device == self.device);
+            mine.map(move |(index, stripe)| (stripe.at, chunk, index))
+        });
+        let mut all: Vec<_> = stripes.collect();
+        all.sort_unstable();
+        all
     }
 
     /// What is stored how.
@@ -293,7 +311,7 @@ mod tests {
         ] {
             let mut seen = std::collections::HashSet::new();
             for device in devices {
-                let chunks = Chunks { all: vec![chunk(kind, devices)], device: *device };
+                let chunks = Chunks { all: vec![chunk(kind, devices)], device: *device, ..Chunks::default() };
                 for at in ((1 << 30)..(1 << 30) + (12 << 16)).step_by(4096) {
                     for from in chunks.place(at).unwrap().copies.into_iter().flatten().take(1) {
                         assert!(seen.insert((*device, from)) || devices[0] == devices[devices.len() - 1]);
@@ -306,7 +324,7 @@ mod tests {
                 0x400 => 4,
                 _ => 1,
             };
-            let chunks = Chunks { all: vec![chunk(kind, devices)], device: 9 };
+            let chunks = Chunks { all: vec![chunk(kind, devices)], device: 9, ..Chunks::default() };
             assert_eq!(chunks.place(1 << 30).unwrap().copies.len(), copies, "{kind:#x}");
             assert!(matches!(chunks.on_device(1 << 30, 0), Err(ReadError::Gap { .. })));
             assert_eq!(chunks.address(1 << 20), None);
@@ -316,7 +334,7 @@ mod tests {
     #[test]
     fn the_rows_of_raid5_are_turned() {
         // fs/btrfs/volumes.c: the first data stripe of row n is stripe n; the parity goes around with it.
-        let chunks = Chunks { all: vec![chunk(RAID5, &[1, 2, 3])], device: 3 };
+        let chunks = Chunks { all: vec![chunk(RAID5, &[1, 2, 3])], device: 3, ..Chunks::default() };
         let on = |stripe: u64| chunks.place((1 << 30) + (stripe << 16)).unwrap().copies[0];
         assert_eq!(
             [on(0), on(1), on(2), on(3), on(4), on(5)],

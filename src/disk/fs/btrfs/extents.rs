@@ -112,7 +112,7 @@ impl Piece {
         match &mut cut.what {
             What::Inline(..) => return Some(cut),
             What::Stored(extent) | What::Zero(Some(extent)) => {
-                extent.from = extent.from.saturating_add(start - self.at)
+                extent.from = extent.from.saturating_add(start - self.at);
             }
             What::Zero(None) => {}
         }

@@ -10,7 +10,6 @@ use super::content::Content;
 use super::extents::{Extent, Piece, What};
 use super::history::History;
 use super::old::{Old, Olds};
-use super::oldsums::OldSums;
 use super::pool::Pool;
 use super::roots::Roots;
 use super::tree::{Tree, has_files};
@@ -27,9 +26,8 @@ const ORPHAN_ITEM: u8 = 48;
 pub(super) fn all(view: &View) -> Result<Vec<Lost>, ReadError> {
     let shared = &view.shared;
     let history = shared.history();
-    let sums = OldSums::read(history);
     let mut lost = orphans(view)?;
-    let own = Past { shared, sums: &sums, now: Some(view.tree), prefix: Vec::new(), facts: Vec::new() };
+    let own = Past { shared, now: Some(view.tree), prefix: Vec::new(), facts: Vec::new() };
     lost.extend(own.files(view.olds()));
     if view.tree.id == FS_TREE {
         let roots = old_roots(shared, history);
@@ -40,7 +38,7 @@ pub(super) fn all(view: &View) -> Result<Vec<Lost>, ReadError> {
             let path = join(b"", &roots.path(&shared.pool, id));
             let mut facts = vec![("deleted subvolume".to_owned(), id.to_string())];
             facts.extend(roots.all.get(&id).map(|root| roots.facts(&shared.pool, root)).unwrap_or_default());
-            let past = Past { shared, sums: &sums, now: None, prefix: path, facts };
+            let past = Past { shared, now: None, prefix: path, facts };
             lost.extend(past.files(&Olds::read(history, id, None)));
         }
     }
@@ -90,7 +88,6 @@ fn orphans(view: &View) -> Result<Vec<Lost>, ReadError> {
 /// The past of one subvolume.
 struct Past<'a> {
     shared: &'a Arc<Shared>,
-    sums: &'a OldSums,
     now: Option<Tree>,
     prefix: Vec<u8>,
     facts: Vec<(String, String)>,
@@ -119,10 +116,11 @@ impl Past<'_> {
         let own = olds.path(pool, self.now, number);
         let path = own.map(|own| [&self.prefix[..], if number == FIRST_FREE { b"" } else { &own[..] }].concat());
         let books = self.books(old);
-        let mut source = format!("leaf of transaction {generation}");
-        if books.checked > 0 {
-            source.push_str(&format!("; {} of {} blocks checked fit their old checksums", books.fit, books.checked));
-        }
+        let checked = match books.checked {
+            0 => String::new(),
+            checked => format!("; {} of {checked} blocks checked fit their old checksums", books.fit),
+        };
+        let source = format!("leaf of transaction {generation}{checked}");
         let confidence = confidence(&node, old, &books);
         let content = (has_content(&node) && confidence != Confidence::NoMap)
             .then(|| Arc::new(content(pool, old, node.size)) as Arc<dyn ReadAt>);
@@ -142,7 +140,7 @@ impl Past<'_> {
             let taken = self.taken(extent, *len).min(blocks);
             let mut gone = taken;
             if taken == 0 {
-                let (checked, fit) = self.sums.check(&self.shared.history().pool, extent, *len, step);
+                let (checked, fit) = self.shared.old_sums().check(&self.shared.history().pool, extent, *len, step);
                 books.checked += checked;
                 books.fit += fit;
                 gone = (checked - fit).saturating_mul(step).min(blocks);

@@ -32,6 +32,7 @@ use super::{Filesystem, Options};
 use crate::image::{ReadAt, ReadError};
 use history::History;
 use log::Log;
+use oldsums::OldSums;
 use pool::Pool;
 use roots::Roots;
 use superblock::Superblock;
@@ -65,6 +66,7 @@ struct Shared {
     /// See [`Filesystem::is_whole`].
     whole: bool,
     history: OnceLock<History>,
+    old_sums: OnceLock<OldSums>,
     logs: BTreeMap<u64, Arc<Log>>,
 }
 
@@ -72,6 +74,11 @@ impl Shared {
     /// All leaves on the device; searched for once, when first asked.
     fn history(&self) -> &History {
         self.history.get_or_init(|| History::search(&self.pool))
+    }
+
+    /// Checksums of data that is no longer in use.
+    fn old_sums(&self) -> &OldSums {
+        self.old_sums.get_or_init(|| OldSums::read(self.history()))
     }
 }
 
@@ -105,7 +112,8 @@ pub fn open(volume: Arc<dyn ReadAt>, options: Options) -> Result<Arc<dyn Filesys
         whole = false;
         BTreeMap::new()
     });
-    let shared = Arc::new(Shared { pool, roots, facts, odd, whole, history: OnceLock::new(), logs });
+    let shared =
+        Arc::new(Shared { pool, roots, facts, odd, whole, history: OnceLock::new(), old_sums: OnceLock::new(), logs });
     Ok(Arc::new(View::top(shared, top)))
 }
 

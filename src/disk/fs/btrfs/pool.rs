@@ -66,7 +66,7 @@ impl Pool {
     /// The node of `tree` that `want` points to: checksum, address, generation, level and owner must fit.
     pub(super) fn node(&self, want: Pointer, tree: Tree) -> Result<Node, ReadError> {
         // An address may hold different nodes in different copies; which one it is, is looked at below.
-        let key = want.at / self.sb.sector ^ want.generation.rotate_left(32);
+        let key = (want.at / self.sb.sector) ^ want.generation.rotate_left(32);
         let bytes = self.cache.get(key, || self.copy_of(want).map(|node| node.bytes.to_vec()))?;
         let cached = Node::parse(want.at, bytes).ok().filter(|node| node.generation == want.generation);
         let node = match cached {

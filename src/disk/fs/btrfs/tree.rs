@@ -95,7 +95,7 @@ impl Node {
         if level > HIGHEST {
             return Err(fields.corrupt(0x64, format_args!("a level up to {HIGHEST}"), level));
         }
-        Ok(Self { bytes: Arc::clone(&bytes), at, generation, owner, level, count })
+        Ok(Self { bytes, at, generation, owner, level, count })
     }
 
     fn fields(&self) -> Fields<'_> {

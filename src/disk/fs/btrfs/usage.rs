@@ -34,11 +34,14 @@ impl Used {
     }
 }
 
+/// Steps back to the extent before an address.
+const BACK: usize = 8;
+
 /// The extents in use that have a part in `len` bytes at `at`, in order.
 pub(super) fn used(pool: &Pool, tree: Tree, at: u64, len: u64) -> Result<Vec<Used>, ReadError> {
     let end = at.saturating_add(len);
     let mut all = Vec::new();
-    // The extent that begins before `at` is the nearest one there, with references to it behind it.
+    // The extent that begins at or before `at`; behind it stand references to it, and the block group that begins there.
     let mut key = Key::new(at, u8::MAX, u64::MAX);
     for _ in 0..BACK {
         let Some(item) = pool.before(tree, key)? else { break };
@@ -47,16 +50,10 @@ pub(super) fn used(pool: &Pool, tree: Tree, at: u64, len: u64) -> Result<Vec<Use
             all.extend((used.end() > at).then_some(used));
             break;
         }
-        // Nothing else of this address can be an extent that covers another.
-        let Some(back) = item.key.offset.checked_sub(1) else {
-            let Some(kind) = item.key.kind.checked_sub(1) else { break };
-            key = Key::new(item.key.id, kind, u64::MAX);
-            continue;
-        };
-        key = Key::new(item.key.id, item.key.kind, back);
-        if item.key.kind > METADATA_ITEM {
-            key = Key::new(item.key.id, METADATA_ITEM, u64::MAX);
+        if item.key.kind < EXTENT_ITEM {
+            break;
         }
+        key = Key::new(item.key.id, METADATA_ITEM, u64::MAX);
     }
     let from = Key::new(at.saturating_add(1), 0, 0);
     for item in pool.range(tree, from, Key::new(end.saturating_sub(1), u8::MAX, u64::MAX)) {
@@ -66,6 +63,3 @@ pub(super) fn used(pool: &Pool, tree: Tree, at: u64, len: u64) -> Result<Vec<Use
     }
     Ok(all)
 }
-
-/// Steps back to the extent before an address: its references, and the block group that may stand between.
-const BACK: usize = 8;

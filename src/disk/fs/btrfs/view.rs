@@ -161,7 +161,7 @@ impl View {
         Ok(Arc::new(lost::content(&self.shared.history().pool, old, inode.node.size)))
     }
 
-    fn entry(&self, one: inode::Entry) -> Entry {
+    fn entry(one: inode::Entry) -> Entry {
         let number = if one.target.kind == ROOT_ITEM { SUBVOLUME.saturating_add(one.target.id) } else { one.target.id };
         let kind = inode::kind(one.kind);
         Entry { name: one.name, inode: number, kind, state: State::Allocated, source: "directory" }
@@ -232,7 +232,7 @@ impl Filesystem for View {
             return Err(ReadError::caller(format!("list inode {directory}"), "it is no directory"));
         }
         let (all, odd) = self.list(directory);
-        let entries = all.into_iter().map(|(_, one)| self.entry(one)).collect();
+        let entries = all.into_iter().map(|(_, one)| Self::entry(one)).collect();
         let mut listing = Listing { entries, odd };
         if deleted {
             let gone = self.olds().names_in(directory).into_iter();
