@@ -3,19 +3,26 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use impound::disk::fs::{self, Options};
+use impound::disk::fs::{self, Filesystem, Options};
 use impound::disk::volume::scan;
 use impound::disk::walk::{How, walk};
 use impound::image::{InMemory, ReadAt, ReadError};
 
 use crate::kit::{folder, make, open, tree};
 
-fn explore(image: Vec<u8>) {
+pub(crate) fn explore(image: Vec<u8>) {
     let bytes: Arc<dyn ReadAt> = Arc::new(InMemory(image));
     let _ = scan(&bytes);
     let Ok(Some(fs)) = fs::open(&bytes, Options::default()) else { return };
+    look(fs.as_ref());
+    for one in fs.subvolumes().unwrap_or_default() {
+        look(one.fs.as_ref());
+    }
+}
+
+fn look(fs: &dyn Filesystem) {
     let how = How { recursive: true, deleted: true };
-    let _ = walk::<ReadError>(fs.as_ref(), (fs.root(), b"/"), how, &mut |_| {}, &mut |found| {
+    let _ = walk::<ReadError>(fs, (fs.root(), b"/"), how, &mut |_| {}, &mut |found| {
         let inode = found.entry.inode;
         let _ = (fs.runs(inode), fs.slack(inode), fs.target(inode));
         if let Ok(content) = fs.content(inode) {
@@ -33,6 +40,12 @@ fn noise(state: &mut u64) -> usize {
     *state ^= *state >> 7;
     *state ^= *state << 17;
     usize::try_from(*state >> 8).unwrap()
+}
+
+/// Flips a bit somewhere in a range.
+pub(crate) fn flip(image: &mut [u8], at: usize, len: usize, state: &mut u64) {
+    let place = (at + noise(state) % len).min(image.len() - 1);
+    image[place] ^= 1 << (noise(state) % 8);
 }
 
 #[test]

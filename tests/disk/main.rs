@@ -10,6 +10,10 @@
     reason = "a test fails by panicking"
 )]
 
+mod btrfs;
+mod btrfs_damage;
+mod btrfs_log;
+mod btrfs_lost;
 mod damage;
 mod deleted;
 mod ext;

@@ -28,6 +28,8 @@ const KNOWN: &[(&str, u64, &[u8])] = &[
     ("hfs+", 1024, b"H+\x00\x04"),
     ("hfs+", 1024, b"HX\x00\x05"),
     ("squashfs", 0, b"hsqs"),
+    // The second superblock, where the first was wiped.
+    ("btrfs", 0x400_0040, b"_BHRfS_M"),
 ];
 
 /// What the bytes look like.

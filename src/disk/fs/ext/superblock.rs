@@ -3,6 +3,7 @@
 //! An incompatible feature that is not known here is refused by name: the kernel would not mount it either. Compression
 //! (never merged) and a journal on another device are refused too.
 
+use crate::disk::fs::words::{flags, uuid};
 use crate::disk::us;
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{ReadAt, ReadError};
@@ -103,17 +104,6 @@ pub(super) fn checksum(seed: u32, bytes: &[u8]) -> u32 {
     !crc32c::crc32c_append(!seed, bytes)
 }
 
-/// Names of the bits that are set; unknown ones as numbers.
-fn names(set: u32, known: &[(u32, &str)]) -> Vec<String> {
-    let mut names: Vec<_> =
-        known.iter().filter(|(bit, _)| set & bit != 0).map(|(_, name)| (*name).to_owned()).collect();
-    let rest = known.iter().fold(set, |rest, (bit, _)| rest & !bit);
-    if rest != 0 {
-        names.push(format!("{rest:#x}"));
-    }
-    names
-}
-
 impl Superblock {
     pub(super) fn read(volume: &dyn ReadAt) -> Result<Self, ReadError> {
         let bytes = read_structure(volume, "ext superblock", 1024, 1024)?;
@@ -126,7 +116,7 @@ impl Superblock {
         let (compat, incompat, ro_compat) = (feature(0x5c)?, feature(0x60)?, feature(0x64)?);
         let known = INCOMPAT.iter().fold(0, |all, (bit, _)| all | bit) & !REFUSED;
         if incompat & !known != 0 {
-            let what = names(incompat & !known, INCOMPAT).join(", ");
+            let what = flags(incompat & !known, INCOMPAT).join(", ");
             return Err(ReadError::unsupported("ext file system", format!("it uses the feature {what}")));
         }
         let mut this = Self::geometry(&fields, [compat, incompat, ro_compat], dynamic)?;
@@ -214,9 +204,6 @@ impl Superblock {
     }
 
     fn tell(&mut self, fields: &Fields<'_>) -> Result<(), ReadError> {
-        let uuid = crate::image::hex(fields.slice(0x68, 16)?);
-        let part = |from: usize, to: usize| uuid.get(from..to).unwrap_or_default().to_owned();
-        let uuid = [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-");
         let time = |at| -> Result<String, ReadError> {
             let seconds = fields.u32(at)?;
             let time = jiff::Timestamp::from_second(i64::from(seconds)).map(|time| time.to_string());
@@ -228,7 +215,7 @@ impl Superblock {
         states.extend((state & 2 != 0).then_some("errors"));
         states.extend((state & 4 != 0).then_some("orphans"));
         let mut fact = |name: &str, value: String| self.facts.push((name.to_owned(), value));
-        fact("uuid", uuid);
+        fact("uuid", uuid(fields.slice(0x68, 16)?));
         fact("label", fields.text(0x78, 16)?);
         fact("last mounted on", fields.text(0x88, 64)?);
         fact("state", states.join(", "));
@@ -246,9 +233,9 @@ impl Superblock {
         let groups = self.blocks.saturating_sub(u64::from(self.first_data_block));
         fact("groups", groups.div_ceil(u64::from(self.blocks_per_group)).to_string());
         fact("first orphan inode", fields.u32(0xe8)?.to_string());
-        fact("compatible", names(self.compat, COMPAT).join(" "));
-        fact("incompatible", names(self.incompat, INCOMPAT).join(" "));
-        fact("read-only compatible", names(self.ro_compat, RO_COMPAT).join(" "));
+        fact("compatible", flags(self.compat, COMPAT).join(" "));
+        fact("incompatible", flags(self.incompat, INCOMPAT).join(" "));
+        fact("read-only compatible", flags(self.ro_compat, RO_COMPAT).join(" "));
         Ok(())
     }
 
