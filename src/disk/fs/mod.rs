@@ -3,8 +3,11 @@
 //! Names are bytes. Times have nanoseconds, and one that the file system does not keep is absent. Content is a
 //! [`ReadAt`] with its holes, so that an image inside a file opens like any other.
 
+mod clusters;
 pub(crate) mod content;
+pub mod exfat;
 pub mod ext;
+pub mod fat;
 
 use std::sync::Arc;
 
@@ -327,7 +330,11 @@ pub struct Driver {
 }
 
 /// The file systems, by the name that [`super::volume::signature`] gives them.
-pub static ALL: &[Driver] = &[Driver { name: "ext", open: ext::open }];
+pub static ALL: &[Driver] = &[
+    Driver { name: "ext", open: ext::open },
+    Driver { name: "exfat", open: exfat::open },
+    Driver { name: "fat", open: fat::open },
+];
 
 /// Opens the file system in a volume; none if it is of no kind that is read here.
 pub fn open(bytes: &Arc<dyn ReadAt>, options: Options) -> Result<Option<Arc<dyn Filesystem>>, ReadError> {
