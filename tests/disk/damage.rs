@@ -10,7 +10,7 @@ use impound::image::{InMemory, ReadAt, ReadError};
 
 use crate::kit::{folder, make, open, tree};
 
-fn explore(image: Vec<u8>) {
+pub(crate) fn explore(image: Vec<u8>) {
     let bytes: Arc<dyn ReadAt> = Arc::new(InMemory(image));
     let _ = scan(&bytes);
     let Ok(Some(fs)) = fs::open(&bytes, Options::default()) else { return };
@@ -28,7 +28,7 @@ fn explore(image: Vec<u8>) {
 }
 
 /// The same numbers each time.
-fn noise(state: &mut u64) -> usize {
+pub(crate) fn noise(state: &mut u64) -> usize {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;

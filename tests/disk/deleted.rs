@@ -25,7 +25,7 @@ fn a_deleted_inode_with_its_map_comes_back_with_its_name() {
 }
 
 /// Mounts, if this machine lets us.
-fn mounted(image: &Path, at: &Path, work: impl FnOnce(&Path)) -> bool {
+pub(crate) fn mounted(image: &Path, at: &Path, work: impl FnOnce(&Path)) -> bool {
     std::fs::create_dir_all(at).unwrap();
     let mounted = Command::new("mount").args(["-o", "loop"]).arg(image).arg(at).output();
     if !mounted.is_ok_and(|output| output.status.success()) {

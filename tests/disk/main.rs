@@ -13,6 +13,9 @@
 mod damage;
 mod deleted;
 mod ext;
+mod exfat;
 mod extract;
+mod fat;
+mod iso;
 mod kit;
 mod volumes;

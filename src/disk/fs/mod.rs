@@ -8,6 +8,7 @@ pub(crate) mod content;
 pub mod exfat;
 pub mod ext;
 pub mod fat;
+pub mod iso9660;
 
 use std::sync::Arc;
 
@@ -334,6 +335,7 @@ pub static ALL: &[Driver] = &[
     Driver { name: "ext", open: ext::open },
     Driver { name: "exfat", open: exfat::open },
     Driver { name: "fat", open: fat::open },
+    Driver { name: "iso9660", open: iso9660::open },
 ];
 
 /// Opens the file system in a volume; none if it is of no kind that is read here.
