@@ -24,10 +24,10 @@ fn a_deleted_inode_with_its_map_comes_back_with_its_name() {
     }
 }
 
-/// Mounts, if this machine lets us.
-pub(crate) fn mounted(image: &Path, at: &Path, work: impl FnOnce(&Path)) -> bool {
+/// Mounts a file system of a kind, if this machine lets us.
+pub(crate) fn mounted(kind: &str, image: &Path, at: &Path, work: impl FnOnce(&Path)) -> bool {
     std::fs::create_dir_all(at).unwrap();
-    let mounted = Command::new("mount").args(["-o", "loop"]).arg(image).arg(at).output();
+    let mounted = Command::new("mount").args(["-t", kind, "-o", "loop"]).arg(image).arg(at).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
         return false;
     }
@@ -43,7 +43,7 @@ fn the_journal_gives_back_what_the_kernel_deleted() {
     std::fs::create_dir(&tree).unwrap();
     make(&image, &["-t", "ext4", "-b", "4096"], &tree, "128M");
     let content = |n: usize| format!("file {n} ").repeat(3000 + n * 100);
-    let done = mounted(&image, &temp.path().join("mnt"), |root| {
+    let done = mounted("ext4", &image, &temp.path().join("mnt"), |root| {
         std::fs::create_dir(root.join("home")).unwrap();
         for n in 0..9 {
             std::fs::write(root.join(format!("home/file{n}")), content(n)).unwrap();

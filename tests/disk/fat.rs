@@ -19,7 +19,7 @@ const KINDS: &[(&str, u64, &[&str])] = &[
     ("fat12", 4 << 20, &["-F", "12", "-s", "4"]),
     ("fat16", 40 << 20, &["-F", "16", "-s", "4"]),
     ("fat16", 40 << 20, &["-F", "16", "-s", "1", "-S", "4096"]),
-    ("fat32", 40 << 20, &["-F", "32", "-s", "1"]),
+    ("fat32", 80 << 20, &["-F", "32", "-s", "2"]),
 ];
 
 pub(crate) fn make(image: &Path, size: u64, args: &[&str]) {
@@ -50,7 +50,8 @@ fn tree(at: &Path) -> PathBuf {
     std::fs::write(root.join("big"), noise(300_000, 1)).unwrap();
     std::fs::write(root.join("one.dat"), noise(2048, 2)).unwrap();
     std::fs::write(root.join("empty"), "").unwrap();
-    for name in ["UPPER.TXT", "lower.txt", "UPPER.txt", "lower.TXT", "Mixed.Txt", "a.b.c", "Grüße.txt", "no dot"] {
+    for name in ["UPPER1.TXT", "lower2.txt", "UPPER3.txt", "lower4.TXT", "Mixed.Txt", "a.b.c", "Grüße.txt", "no dot"]
+    {
         std::fs::write(root.join(name), name).unwrap();
     }
     for len in [12, 13, 14, 25, 26, 27, 255] {
@@ -114,7 +115,10 @@ fn the_sleuth_kit_lists_the_same() {
         let text = String::from_utf8(output.stdout).unwrap();
         let theirs = text.lines().filter(|line| line.starts_with("r/r") || line.starts_with("d/d"));
         let theirs: BTreeSet<_> = theirs.map(|line| format!("/{}", line.split_once('\t').unwrap().1)).collect();
-        let theirs: BTreeSet<_> = theirs.into_iter().filter(|path| !path.contains("Volume Label Entry")).collect();
+        let theirs = theirs.into_iter().filter(|path| !path.contains("Volume Label Entry"));
+        // It cuts the longest name short.
+        let theirs: BTreeSet<_> = theirs.map(|path| path.chars().take(200).collect::<String>()).collect();
+        let ours: BTreeSet<_> = ours.into_iter().map(|path| path.chars().take(200).collect::<String>()).collect();
         assert!(ours == theirs, "{kind:?}: {:?}", ours.symmetric_difference(&theirs).collect::<Vec<_>>());
         assert!(ours.len() > 330 && !ours.contains("/big"));
     }
@@ -143,7 +147,8 @@ fn all_planted_deletions_come_back() {
     for kind in KINDS {
         let (image, _) = filled(temp.path(), kind);
         let planted = ["/Long name of a report.docx", "/SHORT.BIN", "/gone dir/inner file.jpg", "/gone dir/more/X.PDF"];
-        mtool("mmd", &image, ["::/gone dir", "::/gone dir/more"]);
+        mtool("mmd", &image, ["::/gone dir"]);
+        mtool("mmd", &image, ["::/gone dir/more"]);
         for (seed, name) in (10..).zip(planted) {
             put(&image, name, &noise(50_000, seed));
         }
@@ -158,10 +163,14 @@ fn all_planted_deletions_come_back() {
         mtool("mdeltree", &image, ["::/gone dir"]);
         let fs = open(&image);
         let lost = fs.lost().unwrap();
-        let found = ["/Long name of a report.docx", "/_HORT.BIN", "/gone dir/inner file.jpg", "/gone dir/more/_.PDF"];
+        let found = ["/Long name of a report.docx", "/_HORT.BIN", "/gone dir/inner file.jpg", "/gone dir/_ore/_.PDF"];
         for (seed, name) in (10..).zip(found) {
             let one = lost_at(&lost, name);
-            assert_eq!((one.state, one.confidence, one.reused), (State::Deleted, Confidence::Whole, 0), "{kind:?} {name}");
+            assert_eq!(
+                (one.state, one.confidence, one.reused),
+                (State::Deleted, Confidence::Whole, 0),
+                "{kind:?} {name}"
+            );
             assert!(content_of(one) == noise(50_000, seed), "{kind:?} {name}");
             assert!(!fs.node(one.node.inode).unwrap().allocated, "{kind:?} {name}");
         }
@@ -173,25 +182,23 @@ fn all_planted_deletions_come_back() {
 fn a_file_in_pieces_comes_back_and_is_not_called_whole() {
     let temp = folder();
     let image = temp.path().join("disk.img");
-    make(&image, 4 << 20, &["-F", "12", "-s", "1"]);
+    make(&image, 1 << 20, &["-F", "12", "-s", "1"]);
     for number in 0..6 {
         put(&image, &format!("/h{number}"), &noise(512, number));
     }
     // The rest of the volume is taken, so that the next file goes into the holes.
-    let free = u64::from_str_radix("7", 10).unwrap() << 19;
-    put(&image, "/fill", &noise(usize::try_from(free).unwrap(), 9));
     let fs = open(&image);
     let left = (0..fs.blocks()).filter(|block| !fs.block_in_use(*block).unwrap()).count();
     put(&image, "/rest", &noise(left * 512, 8));
     for number in [1, 3, 5] {
         mtool("mdel", &image, [format!("::/h{number}")]);
     }
-    put(&image, "/pieces", &noise(1500, 77));
+    put(&image, "/in pieces", &noise(1500, 77));
     let fs = open(&image);
-    assert_eq!(fs.runs(find(fs.as_ref(), b"/pieces").unwrap()).unwrap().len(), 3);
-    mtool("mdel", &image, ["::/pieces"]);
+    assert_eq!(fs.runs(find(fs.as_ref(), b"/in pieces").unwrap()).unwrap().len(), 3);
+    mtool("mdel", &image, ["::/in pieces"]);
     let lost = open(&image).lost().unwrap();
-    let one = lost_at(&lost, "/pieces");
+    let one = lost_at(&lost, "/in pieces");
     assert_eq!(one.confidence, Confidence::Part);
     assert!(content_of(one) == noise(1500, 77));
     // And what was written over is said to be.
@@ -215,7 +222,8 @@ fn names_without_files_and_directories_without_names_are_found() {
     make(&image, 40 << 20, &["-F", "32", "-s", "1"]);
     // What comes behind has first clusters of more than 16 bits.
     put(&image, "/fill", &vec![7; 34 << 20]);
-    mtool("mmd", &image, ["::/STRAY", "::/RAISED"]);
+    mtool("mmd", &image, ["::/STRAY"]);
+    mtool("mmd", &image, ["::/RAISED"]);
     put(&image, "/STRAY/CHILD", &noise(700, 1));
     put(&image, "/RAISED/CHILD", &noise(700, 2));
     put(&image, "/a name that stays behind", b"");
@@ -268,7 +276,8 @@ fn what_is_wrong_in_the_table_is_said() {
         std::fs::write(&image, raw).unwrap();
         open(&image)
     };
-    let says = |lines: Vec<String>, what: &str| assert!(lines.iter().any(|line| line.contains(what)), "{what}: {lines:?}");
+    let says =
+        |lines: Vec<String>, what: &str| assert!(lines.iter().any(|line| line.contains(what)), "{what}: {lines:?}");
     let node = |fs: &dyn Filesystem, name: &[u8]| fs.node(find(fs, name).unwrap()).unwrap().odd;
     let fs = damaged(link(one), one);
     says(node(fs.as_ref(), b"/ONE"), "comes back to cluster");

@@ -12,8 +12,8 @@
 
 mod damage;
 mod deleted;
-mod ext;
 mod exfat;
+mod ext;
 mod extract;
 mod fat;
 mod iso;

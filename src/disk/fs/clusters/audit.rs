@@ -42,7 +42,8 @@ impl Audit {
             }
             this.directories += 1;
             let runs = volume.runs_of(&record, &chain);
-            let mut below = volume.read_directory(&front(&runs, own.saturating_mul(volume.shape.per_cluster)), false).list;
+            let mut below =
+                volume.read_directory(&front(&runs, own.saturating_mul(volume.shape.per_cluster)), false).list;
             below.retain(|one| one.live);
             // Files need no place in the queue, so that it stays short.
             for file in below.iter().filter(|one| one.kind != FileKind::Directory) {

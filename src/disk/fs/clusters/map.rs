@@ -23,7 +23,8 @@ impl Volume {
     pub(super) fn clusters_of(&self, record: &Record) -> Chain {
         let directory = record.kind == FileKind::Directory;
         if record.first == 0 {
-            let odd = (record.size > 0 && !directory && record.at != 0).then(|| "nothing says where it begins".to_owned());
+            let odd =
+                (record.size > 0 && !directory && record.at != 0).then(|| "nothing says where it begins".to_owned());
             return Chain { odd, ..Chain::default() };
         }
         if record.contiguous {

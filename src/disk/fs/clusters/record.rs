@@ -95,7 +95,9 @@ mod tests {
         let time = 19 << 11 | 50 << 5 | 15;
         assert_eq!(dos_time(date, time, 150, 0).unwrap().to_string(), "2026-11-24T19:50:31.5Z");
         assert_eq!(dos_time(date, time, 0, -150).unwrap().to_string(), "2026-11-24T22:20:30Z");
-        for (date, time, more) in [(0, 0, 0), (date & !0x1e0, 0, 0), (date, 24 << 11, 0), (date, 31, 0), (date, 29, 250)] {
+        for (date, time, more) in
+            [(0, 0, 0), (date & !0x1e0, 0, 0), (date, 24 << 11, 0), (date, 31, 0), (date, 29, 250)]
+        {
             assert_eq!(dos_time(date, time, more, 0), None, "{date} {time} {more}");
         }
     }

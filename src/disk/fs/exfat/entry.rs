@@ -155,11 +155,7 @@ fn name_of(fields: &Fields<'_>, len: usize) -> Result<Vec<u8>, ReadError> {
     Ok(utf16(units))
 }
 
-fn times(
-    fields: &Fields<'_>,
-    facts: &mut Vec<(String, String)>,
-    odd: &mut Vec<String>,
-) -> Result<Times, ReadError> {
+fn times(fields: &Fields<'_>, facts: &mut Vec<(String, String)>, odd: &mut Vec<String>) -> Result<Times, ReadError> {
     let mut time = |what: &str, at: usize, hundredths: u8, zone: u8| -> Result<Option<Timestamp>, ReadError> {
         let (clock, date) = (fields.u16(at)?, fields.u16(at + 2)?);
         // Seven bits with a sign, in quarters of an hour; without the eighth it is local time of nobody knows where.

@@ -108,7 +108,11 @@ impl Boot {
             _ => Width::Fat32,
         };
         if width == Width::Fat32 && short != 0 || width != Width::Fat32 && root == 0 {
-            return Err(fields.corrupt(17, "a root directory and tables of one type", format_args!("{count} clusters")));
+            return Err(fields.corrupt(
+                17,
+                "a root directory and tables of one type",
+                format_args!("{count} clusters"),
+            ));
         }
         let clusters = count.min(width.room(table * sector));
         let shape = Shape { sector, sectors, per_cluster, heap, clusters: u32::try_from(clusters).unwrap_or(0) };

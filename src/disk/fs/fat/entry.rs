@@ -248,11 +248,7 @@ fn display(name: &[u8; 11], case: u8) -> Vec<u8> {
     all
 }
 
-fn times(
-    fields: &Fields<'_>,
-    facts: &mut Vec<(String, String)>,
-    odd: &mut Vec<String>,
-) -> Result<Times, ReadError> {
+fn times(fields: &Fields<'_>, facts: &mut Vec<(String, String)>, odd: &mut Vec<String>) -> Result<Times, ReadError> {
     let mut time = |what: &str, date: u16, clock: u16, hundredths: u8| -> Option<Timestamp> {
         let time = dos_time(date, clock, hundredths, 0);
         if time.is_none() && date != 0 {

@@ -16,8 +16,8 @@ use super::clusters::{self, Dialect, Volume};
 use super::{Filesystem, Options, Run};
 use crate::disk::us;
 use crate::image::{ReadAt, ReadError, read_vec};
-pub(in crate::disk) use boot::looks_like;
 use boot::Boot;
+pub(in crate::disk) use boot::looks_like;
 use entry::{Entries, begins, label};
 
 /// Bytes of two tables that are compared at a time: whole entries.
@@ -26,7 +26,13 @@ const PIECE: u64 = 3 << 18;
 const LONGEST: u64 = 65536 * 32;
 
 const fn dialect(name: &'static str) -> Dialect {
-    Dialect { name, reader: |shape, deleted| Box::new(Entries::new(shape, deleted)), begins, sized: false, longest: LONGEST }
+    Dialect {
+        name,
+        reader: |shape, deleted| Box::new(Entries::new(shape, deleted)),
+        begins,
+        sized: false,
+        longest: LONGEST,
+    }
 }
 
 static FAT12: Dialect = dialect("fat12");
@@ -88,7 +94,9 @@ fn said(survey: &Survey) -> Vec<String> {
         odd.push(format!("{count} entries of the table lead to a cluster that another one leads to (cross-linked), the first of these is cluster {first}"));
     }
     if let (count, Some(first)) = survey.outside {
-        odd.push(format!("{count} entries of the table lead behind the last cluster, the first is that of cluster {first}"));
+        odd.push(format!(
+            "{count} entries of the table lead behind the last cluster, the first is that of cluster {first}"
+        ));
     }
     if let Some(why) = &survey.unreadable {
         odd.push(format!("not all of the table can be read, and what it would tell counts as in use: {why}"));

@@ -57,9 +57,10 @@ fn one(tree: &Tree, path: &[u8], record: &Record, session: u64) -> Lost {
     let content = tree.content(record).ok();
     let blocks = tree.runs(record).iter().map(|run| run.len).sum();
     // Nothing is written over, unless it lies behind the end of what was copied.
-    let there = tree.runs(record).iter().all(|run| {
-        run.physical.saturating_add(run.len).saturating_mul(tree.block) <= tree.volume.len()
-    });
+    let there = tree
+        .runs(record)
+        .iter()
+        .all(|run| run.physical.saturating_add(run.len).saturating_mul(tree.block) <= tree.volume.len());
     Lost {
         path: Some(path.to_vec()),
         node,

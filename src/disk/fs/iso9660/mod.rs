@@ -103,10 +103,10 @@ impl Tree {
     fn file(&self, at: u64) -> Result<Record, ReadError> {
         let mut record = Record::read(self, at)?;
         if let Some(child) = record.rock.child.take() {
-            let own = Record::read(self, u64::from(child).saturating_mul(self.block))?;
-            let name = std::mem::take(&mut record.name);
-            record = Record { at, name, ..own };
-            record.facts.push(("moved to block".to_owned(), child.to_string()));
+            let mut own = Record::read(self, u64::from(child).saturating_mul(self.block))?;
+            (own.at, own.name) = (at, record.name);
+            own.facts.push(("moved to block".to_owned(), child.to_string()));
+            return Ok(own);
         }
         Ok(record)
     }

@@ -87,8 +87,10 @@ impl Rock {
         let (mut rest, mut next) = (area, None);
         while let Some(&len) = rest.get(2) {
             let len = usize::from(len);
-            // Behind the last entry is padding.
-            if len < 4 || rest.first().is_none_or(|first| *first == 0) {
+            if len < 4 {
+                if rest.iter().any(|byte| *byte != 0) {
+                    odd.push("its system use area holds what is no entry".to_owned());
+                }
                 break;
             }
             let Some((entry, behind)) = rest.split_at_checked(len) else {
