@@ -14,7 +14,7 @@ use super::{Volume, root};
 use crate::disk::fs::{Confidence, FileKind, Lost, Run, State};
 use crate::disk::us;
 use crate::disk::walk::join;
-use crate::image::read_vec;
+use crate::image::{Kind, read_vec};
 
 /// The most pieces of content that are kept for all files together: what comes behind has no map.
 const PIECES: usize = 1 << 20;
@@ -136,12 +136,21 @@ impl Search<'_> {
 
     /// Directories in free clusters that nothing led to.
     fn stray(&mut self) {
+        let (mut known, mut data) = (0, true);
         for cluster in 2..self.volume.shape.clusters.saturating_add(2) {
-            if self.volume.used.has(cluster) || self.seen.has(cluster) || !self.is_directory(cluster, true) {
+            let at = self.volume.shape.at(cluster);
+            // Most of a sparse image was never written: nothing is looked for there.
+            if at >= known {
+                let here = self.volume.bytes.extent(at);
+                known = here.as_ref().map_or(at + 1, crate::image::Extent::end);
+                data = here.is_ok_and(|here| here.kind == Kind::Data);
+            }
+            let looked_at = self.volume.used.has(cluster) || self.seen.has(cluster);
+            if !data || looked_at || !self.is_directory(cluster, true) {
                 continue;
             }
             let mut record = root(cluster, self.volume.shape.cluster());
-            record.at = self.volume.shape.at(cluster);
+            record.at = at;
             record.source = "free cluster";
             record.contiguous = true;
             record.live = false;
