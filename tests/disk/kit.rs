@@ -90,8 +90,13 @@ pub(crate) fn debugfs(image: &Path, request: &str) -> String {
 
 /// Mounts, if this machine lets us; with these options.
 pub(crate) fn mounted(image: &Path, options: &str, at: &Path, work: impl FnOnce(&Path)) -> bool {
+    mounted_as("auto", image, options, at, work)
+}
+
+/// The same by the driver of this name.
+pub(crate) fn mounted_as(kind: &str, image: &Path, options: &str, at: &Path, work: impl FnOnce(&Path)) -> bool {
     std::fs::create_dir_all(at).unwrap();
-    let mounted = Command::new("mount").args(["-o", options]).arg(image).arg(at).output();
+    let mounted = Command::new("mount").args(["-t", kind, "-o", options]).arg(image).arg(at).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: this machine cannot mount a loop device with the file system of {}", image.display());
         return false;

@@ -4,8 +4,12 @@
 //! [`ReadAt`] with its holes, so that an image inside a file opens like any other.
 
 pub mod btrfs;
+mod clusters;
 pub(crate) mod content;
+pub mod exfat;
 pub mod ext;
+pub mod fat;
+pub mod iso9660;
 pub(crate) mod words;
 
 use std::sync::Arc;
@@ -329,7 +333,13 @@ pub struct Driver {
 }
 
 /// The file systems, by the name that [`super::volume::signature`] gives them.
-pub static ALL: &[Driver] = &[Driver { name: "ext", open: ext::open }, Driver { name: "btrfs", open: btrfs::open }];
+pub static ALL: &[Driver] = &[
+    Driver { name: "ext", open: ext::open },
+    Driver { name: "exfat", open: exfat::open },
+    Driver { name: "fat", open: fat::open },
+    Driver { name: "iso9660", open: iso9660::open },
+    Driver { name: "btrfs", open: btrfs::open },
+];
 
 /// Opens the file system in a volume; none if it is of no kind that is read here.
 pub fn open(bytes: &Arc<dyn ReadAt>, options: Options) -> Result<Option<Arc<dyn Filesystem>>, ReadError> {

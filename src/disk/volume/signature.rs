@@ -1,5 +1,6 @@
 //! What a volume looks like, by a few bytes at fixed places. Cheap, and no promise: opening it is another matter.
 
+use crate::disk::fs::fat;
 use crate::image::ReadAt;
 
 /// Name, place of the signature, its bytes. The first that fits counts; what wraps other things comes first.
@@ -30,6 +31,9 @@ const KNOWN: &[(&str, u64, &[u8])] = &[
     ("squashfs", 0, b"hsqs"),
     // The second superblock, where the first was wiped.
     ("btrfs", 0x400_0040, b"_BHRfS_M"),
+    // The backup of a boot sector that is gone.
+    ("exfat", 12 * 512 + 3, b"EXFAT   "),
+    ("fat", 6 * 512 + 82, b"FAT32   "),
 ];
 
 /// What the bytes look like.
@@ -39,6 +43,7 @@ pub fn of(bytes: &dyn ReadAt) -> Option<&'static str> {
         found.get_mut(..magic.len()).is_some_and(|found| bytes.read_at(at, found).is_ok() && found == magic)
     };
     let front = KNOWN.iter().find(|(_, at, magic)| is(*at, magic)).map(|(name, ..)| *name);
+    let front = front.or_else(|| fat::looks_like(bytes).then_some("fat"));
     // md 0.90 and 1.0 keep their superblock at the end.
     let old = (bytes.len() & !0xffff).checked_sub(0x1_0000);
     let end = (bytes.len() & !0xfff).checked_sub(0x2000);
