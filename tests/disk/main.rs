@@ -15,4 +15,5 @@ mod deleted;
 mod ext;
 mod extract;
 mod kit;
+mod ntfs;
 mod volumes;
