@@ -6,6 +6,7 @@ use std::collections::HashSet;
 
 use super::fs::{Entry, FileKind, Filesystem, Node, State};
 use crate::image::ReadError;
+use crate::report::readable;
 
 /// The longest path that is followed, in bytes.
 const LONGEST: usize = 1 << 16;
@@ -56,7 +57,14 @@ pub fn walk<E: From<ReadError>>(
         let mut below = Vec::new();
         for entry in listing.entries {
             let full = join(&path, &entry.name);
-            let node = fs.node(entry.inode);
+            let node = if entry.state == State::Deleted && entry.inode == 0 {
+                Err(ReadError::caller(
+                    format!("read the metadata of {}", readable(&full)),
+                    "nothing leads to it any more",
+                ))
+            } else {
+                fs.look(entry.inode).map(|(node, _)| node)
+            };
             let enter = node.as_ref().is_ok_and(|node| node.kind == Some(FileKind::Directory));
             if how.recursive && enter && entry.state == State::Allocated {
                 if full.len() > LONGEST {
@@ -88,7 +96,8 @@ pub fn find(fs: &dyn Filesystem, path: &[u8]) -> Result<u64, ReadError> {
     let mut here = fs.root();
     for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
         let listing = fs.entries(here, false)?;
-        let entry = listing.entries.into_iter().find(|entry| entry.name == part);
+        let exact = listing.entries.iter().find(|entry| entry.name == part);
+        let entry = exact.or_else(|| listing.entries.iter().find(|entry| fs.same_name(&entry.name, part)));
         here = entry.map(|entry| entry.inode).ok_or_else(|| {
             let attempted = format!("find {}", String::from_utf8_lossy(path));
             ReadError::caller(attempted, format!("there is no {}", String::from_utf8_lossy(part)))

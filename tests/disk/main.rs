@@ -22,4 +22,5 @@ mod extract;
 mod fat;
 mod iso;
 mod kit;
+mod ntfs;
 mod volumes;

@@ -4,10 +4,11 @@ use anyhow::Result;
 
 use super::super::Exit;
 use super::super::context::Context;
-use super::open::Disk;
-use crate::disk::fs::{Lost, Node, State};
-use crate::disk::walk::How;
-use crate::report::{Absent, Cell, Column, printable};
+use super::open::{Disk, Mounted};
+use crate::disk::fs::{FileKind, Lost, Node, State};
+use crate::disk::walk::{Found, How};
+use crate::image::Kind;
+use crate::report::{Absent, Cell, Column, Rows, printable};
 
 pub(super) fn int(n: u64) -> Cell {
     Cell::Int(i64::try_from(n).unwrap_or(i64::MAX))
@@ -105,8 +106,9 @@ pub(super) fn ls(disk: &Disk, recursive: bool, deleted: bool, context: &Context)
         // What a deleted name points to may long be somebody else's.
         let last = [Cell::text(found.entry.state.name()), Cell::text(found.entry.source), content(mounted, &found)];
         let node = found.node.as_ref().ok();
-        rows.row(cells(&mounted.label, Cell::Name(found.path), found.entry.inode, node, last))?;
-        Ok(())
+        let path = Cell::Name(found.path.clone());
+        rows.row(cells(&mounted.label, path, found.entry.inode, node, last))?;
+        if live { streams(mounted, &found, rows.as_mut()) } else { Ok(()) }
     })?;
     if deleted {
         for (label, lost) in disk.lost(context)?.0 {
@@ -119,13 +121,28 @@ pub(super) fn ls(disk: &Disk, recursive: bool, deleted: bool, context: &Context)
     Ok(exit(whole && good))
 }
 
+/// A row for each stream of a file, as `path:stream`.
+fn streams(mounted: &Mounted, found: &Found, rows: &mut dyn Rows) -> Result<()> {
+    let Ok(node) = &found.node else { return Ok(()) };
+    for stream in mounted.fs.streams(node.inode)? {
+        let size = stream.content.len();
+        let gap = size > 0 && !stream.content.extent(0).is_ok_and(|extent| !matches!(extent.kind, Kind::Gap(_)));
+        let content = Cell::text(if gap { "unreadable" } else { "readable" });
+        let last = [Cell::text(found.entry.state.name()), Cell::text("stream"), content];
+        let path = Cell::Name([found.path.as_slice(), b":", &stream.name].concat());
+        let node = Node { kind: Some(FileKind::File), size, ..node.clone() };
+        rows.row(cells(&mounted.label, path, node.inode, Some(&node), last))?;
+    }
+    Ok(())
+}
+
 fn path(lost: &Lost) -> Cell {
     Cell::or_absent(lost.path.clone(), Absent::Unknown, Cell::Name)
 }
 
 /// Could the content be read? Its map is read, not its bytes.
-fn content(mounted: &super::open::Mounted, found: &crate::disk::walk::Found) -> Cell {
-    let file = found.node.as_ref().is_ok_and(|node| node.kind == Some(crate::disk::fs::FileKind::File));
+fn content(mounted: &Mounted, found: &Found) -> Cell {
+    let file = found.node.as_ref().is_ok_and(|node| node.kind == Some(FileKind::File));
     if !file || found.entry.state != State::Allocated {
         return Cell::Absent(Absent::NotApplicable);
     }

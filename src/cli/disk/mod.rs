@@ -58,8 +58,11 @@ enum Verb {
     /// Write the content of a file to stdout (icat, fcat)
     Cat {
         /// Only what stands behind its end in its last block
-        #[arg(long)]
+        #[arg(long, conflicts_with = "stream")]
         slack: bool,
+        /// This stream beside the content (alternate data stream)
+        #[arg(long, value_name = "NAME")]
+        stream: Option<OsString>,
     },
     /// Find files by name, inode or block (ffind, ifind)
     Find(list::FindArgs),
@@ -91,7 +94,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
         Verb::Fs => list::facts(&disk, context),
         Verb::Ls { recursive, deleted } => list::ls(&disk, *recursive, *deleted, context),
         Verb::Stat => files::stat(&disk, context),
-        Verb::Cat { slack } => files::cat(&disk, *slack, context),
+        Verb::Cat { slack, stream } => files::cat(&disk, *slack, stream.as_deref(), context),
         Verb::Find(args) => list::find(&disk, args, context),
         Verb::Hash { digests } => files::hash(&disk, digests, context),
         Verb::Timeline { bodyfile, deleted } => time::timeline(&disk, *bodyfile, *deleted, context),

@@ -11,6 +11,7 @@ pub mod ext;
 pub mod fat;
 pub mod iso9660;
 pub(crate) mod words;
+pub mod ntfs;
 
 use std::sync::Arc;
 
@@ -286,6 +287,17 @@ pub trait Filesystem: Send + Sync {
     fn blocks(&self) -> u64;
     /// Metadata of a file.
     fn node(&self, inode: u64) -> Result<Node, ReadError>;
+    /// Metadata as far as lists show it, which is all but [`Node::facts`], and whether the content of a file can be read:
+    /// what is asked of every file of a volume, in one look.
+    fn look(&self, inode: u64) -> Result<(Node, bool), ReadError> {
+        let node = self.node(inode)?;
+        let readable = node.kind != Some(FileKind::File) || self.content(inode).is_ok();
+        Ok((node, readable))
+    }
+    /// Do two names mean the same file? Not all file systems look at case.
+    fn same_name(&self, one: &[u8], other: &[u8]) -> bool {
+        one == other
+    }
     /// Names in a directory; with `deleted`, also what is left of those taken away.
     fn entries(&self, directory: u64, deleted: bool) -> Result<Listing, ReadError>;
     /// Content.
@@ -339,6 +351,7 @@ pub static ALL: &[Driver] = &[
     Driver { name: "fat", open: fat::open },
     Driver { name: "iso9660", open: iso9660::open },
     Driver { name: "btrfs", open: btrfs::open },
+    Driver { name: "ntfs", open: ntfs::open },
 ];
 
 /// Opens the file system in a volume; none if it is of no kind that is read here.

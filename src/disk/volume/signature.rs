@@ -43,6 +43,10 @@ pub fn of(bytes: &dyn ReadAt) -> Option<&'static str> {
         found.get_mut(..magic.len()).is_some_and(|found| bytes.read_at(at, found).is_ok() && found == magic)
     };
     let front = KNOWN.iter().find(|(_, at, magic)| is(*at, magic)).map(|(name, ..)| *name);
+    // The last sector of NTFS is a copy of the first.
+    let copy =
+        |sector: u64| (bytes.len() / sector).checked_sub(1).is_some_and(|last| is(last * sector + 3, b"NTFS    "));
+    let front = front.or_else(|| [512, 4096].into_iter().any(copy).then_some("ntfs"));
     let front = front.or_else(|| fat::looks_like(bytes).then_some("fat"));
     // md 0.90 and 1.0 keep their superblock at the end.
     let old = (bytes.len() & !0xffff).checked_sub(0x1_0000);
