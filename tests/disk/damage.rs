@@ -28,7 +28,7 @@ fn explore(image: Vec<u8>) {
 }
 
 /// The same numbers each time.
-fn noise(state: &mut u64) -> usize {
+pub(crate) fn noise(state: &mut u64) -> usize {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;

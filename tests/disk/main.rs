@@ -15,4 +15,8 @@ mod deleted;
 mod ext;
 mod extract;
 mod kit;
+mod luks;
+mod lvm;
+mod md;
+mod samples;
 mod volumes;

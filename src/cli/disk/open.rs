@@ -254,3 +254,96 @@ impl Disk {
         Ok((all, whole))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::fs::{Entry, FileKind, Listing, Node, Run, State, Times};
+    use crate::image::InMemory;
+
+    /// One file in its root, and subvolumes.
+    struct Fake(Vec<&'static str>);
+
+    impl Filesystem for Fake {
+        fn name(&self) -> &'static str {
+            "fake"
+        }
+        fn facts(&self) -> Vec<(String, String)> {
+            Vec::new()
+        }
+        fn odd(&self) -> Vec<String> {
+            Vec::new()
+        }
+        fn is_whole(&self) -> bool {
+            true
+        }
+        fn root(&self) -> u64 {
+            256
+        }
+        fn block_size(&self) -> u64 {
+            4096
+        }
+        fn blocks(&self) -> u64 {
+            1
+        }
+        fn node(&self, inode: u64) -> Result<Node, ReadError> {
+            let kind = Some(if inode == 256 { FileKind::Directory } else { FileKind::File });
+            let (mode, uid, gid, size, links, generation, allocated) = (0, 0, 0, 4, 1, 0, true);
+            let (times, facts, odd) = (Times::default(), Vec::new(), Vec::new());
+            Ok(Node { inode, generation, kind, mode, uid, gid, size, links, times, allocated, facts, odd })
+        }
+        fn entries(&self, _directory: u64, _deleted: bool) -> Result<Listing, ReadError> {
+            let name = format!("file-{}", self.0.len()).into_bytes();
+            let kind = Some(FileKind::File);
+            let entries = vec![Entry { name, inode: 257, kind, state: State::Allocated, source: "directory" }];
+            Ok(Listing { entries, odd: Vec::new() })
+        }
+        fn content(&self, _inode: u64) -> Result<Arc<dyn crate::image::ReadAt>, ReadError> {
+            Ok(Arc::new(InMemory(b"text".to_vec())))
+        }
+        fn slack(&self, _inode: u64) -> Result<Vec<u8>, ReadError> {
+            Ok(Vec::new())
+        }
+        fn target(&self, _inode: u64) -> Result<Vec<u8>, ReadError> {
+            Ok(Vec::new())
+        }
+        fn runs(&self, _inode: u64) -> Result<Vec<Run>, ReadError> {
+            Ok(Vec::new())
+        }
+        fn block_in_use(&self, _block: u64) -> Result<bool, ReadError> {
+            Ok(true)
+        }
+        fn lost(&self) -> Result<Vec<Lost>, ReadError> {
+            Ok(Vec::new())
+        }
+        fn subvolumes(&self) -> Result<Vec<Subvolume>, ReadError> {
+            let one = |name: &&str| {
+                let facts = vec![("subvolume".to_owned(), "yes".to_owned())];
+                Subvolume {
+                    name: name.as_bytes().to_vec(),
+                    facts,
+                    fs: Arc::new(Fake(Vec::new())) as Arc<dyn Filesystem>,
+                }
+            };
+            Ok(self.0.iter().map(one).collect())
+        }
+    }
+
+    #[test]
+    fn subvolumes_are_volumes_of_their_own_and_the_one_that_was_named_comes_alone() {
+        let fs = Arc::new(Fake(vec!["home", "home/.snapshots/1", "a\u{1b}b"]));
+        let mount = |wanted: Option<&str>| {
+            let inner = fs.subvolumes().unwrap();
+            with_inner("p2", Arc::clone(&fs) as Arc<dyn Filesystem>, inner, wanted.map(str::as_bytes))
+        };
+        let labels = |all: &[Mounted]| all.iter().map(|one| one.label.clone()).collect::<Vec<_>>();
+        let all = mount(None).unwrap();
+        assert_eq!(labels(&all), ["p2", "p2@home", "p2@home/.snapshots/1", "p2@a\\x1bb"]);
+        assert_eq!(all.iter().filter(|one| one.inner).count(), 3);
+        let one = mount(Some("home/.snapshots/1")).unwrap();
+        assert_eq!((labels(&one), one[0].facts.len()), (vec!["p2@home/.snapshots/1".to_owned()], 1));
+        assert_eq!(walk::find(one[0].fs.as_ref(), b"/file-0").unwrap(), 257);
+        let error = mount(Some("none")).map(|all| labels(&all)).unwrap_err().to_string();
+        assert!(error.contains("home/.snapshots/1") && !error.contains('\u{1b}'), "{error}");
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Beside, Use, Volume, Volumes, bitlocker, luks, lvm, md, tables};
-use crate::image::{ReadAt, ReadError};
+use crate::image::ReadAt;
 
 /// The most layers above each other. Real ones have three or four: RAID, LUKS, LVM, partitions.
 const LAYERS: usize = 8;
@@ -123,9 +123,9 @@ impl Stack<'_> {
     }
 
     /// It looks like part of something, and cannot be read as that.
-    pub(super) fn broken(&mut self, index: usize, error: &ReadError) {
+    pub(super) fn broken(&mut self, index: usize, why: String) {
         if let Some(volume) = self.list.get_mut(index) {
-            volume.lacks = Some(error.to_string());
+            volume.lacks = Some(why);
         }
     }
 

@@ -49,7 +49,7 @@ pub(super) fn open(stack: &mut Stack<'_>, index: usize) -> bool {
     let header = match read(bytes.as_ref()) {
         Ok(header) => header,
         Err(error) => {
-            stack.broken(index, &error);
+            stack.broken(index, error.to_string());
             return false;
         }
     };

@@ -104,6 +104,11 @@ impl Lv {
         Ok(Self { name: name.to_owned(), visible: lv.flag("status", "VISIBLE"), segments })
     }
 
+    /// It only ties a store to its origin, and has no bytes of its own.
+    pub(super) fn is_snapshot(&self) -> bool {
+        matches!(self.segments.as_slice(), [Segment { kind: Kind::Snapshot { .. }, .. }])
+    }
+
     /// Extents.
     pub(super) fn extents(&self) -> u64 {
         self.segments.iter().fold(0, |sum: u64, segment| sum.saturating_add(segment.count))

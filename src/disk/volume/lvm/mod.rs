@@ -49,7 +49,7 @@ pub(super) fn assemble(stack: &mut Stack<'_>, members: &[usize]) -> Vec<Volume> 
     }
     for pv in &found {
         let Some(volume) = stack.list.get_mut(pv.index) else { continue };
-        if volume.what == Use::Volume && !volume.foreign {
+        if volume.what == Use::Volume && volume.lacks.is_none() && !volume.foreign {
             volume.what = Use::Member;
             volume.note.get_or_insert_with(|| format!("physical volume {} of no volume group that is here", pv.uuid));
         }
@@ -63,14 +63,14 @@ fn physical(stack: &mut Stack<'_>, index: usize, groups: &mut BTreeMap<String, G
     let label = match label::read(bytes.as_ref()) {
         Ok(label) => label,
         Err(error) => {
-            stack.broken(index, &error);
+            stack.broken(index, error.to_string());
             return None;
         }
     };
     if label.size > bytes.len() {
         stack.odd.push(format!("{name} should have {} bytes, as its label says, and has {}", label.size, bytes.len()));
     }
-    let mut mine = BTreeSet::new();
+    let (mut mine, mut damage) = (BTreeSet::new(), Vec::new());
     for area in label.areas {
         let group = match label::text(bytes.as_ref(), area) {
             Ok(None) => continue,
@@ -84,8 +84,14 @@ fn physical(stack: &mut Stack<'_>, index: usize, groups: &mut BTreeMap<String, G
                 mine.insert(group.id.clone());
                 newest(groups, group, &name, &mut stack.odd);
             }
-            Err(why) => stack.odd.push(format!("{name}: {why}")),
+            Err(why) => damage.push(why),
         }
+    }
+    if mine.is_empty() && !damage.is_empty() {
+        // Another physical volume of its group may still tell what it holds.
+        stack.broken(index, damage.join("; "));
+    } else {
+        stack.odd.extend(damage.into_iter().map(|why| format!("{name}: {why}")));
     }
     Some(Found { index, name, uuid: label.uuid, bytes, groups: mine })
 }

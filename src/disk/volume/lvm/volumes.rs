@@ -45,7 +45,7 @@ pub(super) fn all(stack: &mut Stack<'_>, group: &Group, sources: Vec<Source>) ->
         }
     }
     let mut made = Vec::new();
-    for lv in group.lvs.iter().filter(|lv| !lv.segments.iter().any(|one| matches!(one.kind, Kind::Snapshot { .. }))) {
+    for lv in group.lvs.iter().filter(|lv| !lv.is_snapshot()) {
         let volume = making.volume(lv);
         match stores.get(lv.name.as_str()) {
             Some((origin, merging)) => made.extend(making.snapshot(lv, volume, origin, *merging)),
@@ -174,10 +174,9 @@ impl Making<'_> {
         let mut all = Vec::new();
         for ((pv, source), mut used) in self.group.pvs.iter().zip(self.sources.iter()).zip(used) {
             used.sort_unstable();
-            used.push((pv.count, pv.count));
             let mut end = 0;
-            for (from, to) in used {
-                if from < end {
+            for (from, to) in used.into_iter().chain([(pv.count, pv.count)]) {
+                if from < end && to > from {
                     odd.push(format!(
                         "extents of {} in {} belong to two logical volumes",
                         source.name, self.group.name

@@ -32,7 +32,7 @@ pub(super) fn assemble(stack: &mut Stack<'_>, members: &[usize]) -> Vec<Volume> 
                 stack.odd.extend(own.odd.iter().map(|why| format!("{name}: {why}")));
                 arrays.entry(own.uuid.clone()).or_default().push(Member { index, name, bytes, own });
             }
-            Err(error) => stack.broken(index, &error),
+            Err(error) => stack.broken(index, error.to_string()),
         }
     }
     let mut made = Vec::new();
@@ -73,7 +73,7 @@ fn array(stack: &mut Stack<'_>, mut members: Vec<Member>) -> Option<Volume> {
         1 => mirror(&members),
         0 => striped(&members),
         -1 => linear(&members),
-        _ => Err(format!("an array of level {level} is not read here")),
+        _ => Err(format!("a {level} array is not read here")),
     };
     let len = bytes.as_ref().map_or(first.own.size, |bytes| bytes.len());
     let mut volume = Volume::made(label(&first.own), format!("md {level}"), bytes, len);
