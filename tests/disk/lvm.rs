@@ -25,7 +25,7 @@ impl Group {
         for file in files {
             let output = Command::new("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
             if !output.status.success() {
-                println!("not run: this machine has no loop devices");
+                eprintln!("not run: this machine has no loop devices");
                 return None;
             }
             group.devices.push(String::from_utf8(output.stdout).unwrap().trim().to_owned());
@@ -35,9 +35,10 @@ impl Group {
 
     /// Runs LVM without device-mapper.
     fn lvm(&self, args: &[&str]) -> String {
-        let only: String = self.devices.iter().map(|device| format!("\"a|^{device}$|\",")).collect();
+        let only: Vec<_> = self.devices.iter().map(|device| format!("\"a|^{device}$|\"")).collect();
+        let only = only.join(",");
         let config = format!(
-            "devices {{ scan=[\"/dev\"] filter=[{only}\"r|.*|\"] use_devicesfile=0 }} \
+            "devices {{ scan=[\"/dev\"] filter=[{only},\"r|.*|\"] use_devicesfile=0 }} \
              activation {{ udev_sync=0 udev_rules=0 }} backup {{ backup=0 archive=0 }} global {{ locking_type=0 }}"
         );
         let all = args.iter().copied().chain(["--driverloaded", "n", "--config", &config]);
@@ -215,7 +216,9 @@ fn store(old: &[u8], new: &[u8]) -> (Vec<u8>, u64) {
         }
         list.resize(4096, 0);
         out.extend(list);
-        area.iter().for_each(|(_, (old, _))| out.extend_from_slice(old));
+        for (_, (old, _)) in area {
+            out.extend_from_slice(old);
+        }
         chunk += 1 + area.len() as u64;
     }
     (out, differ.len() as u64)

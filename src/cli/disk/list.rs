@@ -49,9 +49,12 @@ pub(super) fn parts(disk: &Disk, context: &Context) -> Result<Exit> {
     disk.volumes.odd.iter().for_each(|line| context.say(&printable(line)));
     // Volumes may lie in what cannot be read: the list is not all there is.
     let lacking = disk.volumes.readable().filter_map(|one| Some((one.label.as_ref()?, one.lacks.as_ref()?)));
-    let lacking: Vec<_> = lacking.map(|(label, why)| printable(&format!("{label}: {why}"))).collect();
-    lacking.iter().for_each(|line| context.say(line));
-    Ok(exit(lacking.is_empty()))
+    let mut whole = true;
+    for (label, why) in lacking {
+        context.say(&printable(&format!("{label}: {why}")));
+        whole = false;
+    }
+    Ok(exit(whole))
 }
 
 const FACTS: &[Column] = &[Column("volume"), Column("file_system"), Column("property"), Column("value")];

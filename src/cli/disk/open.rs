@@ -338,7 +338,7 @@ mod tests {
         };
         let labels = |all: &[Mounted]| all.iter().map(|one| one.label.clone()).collect::<Vec<_>>();
         let all = mount(None).unwrap();
-        assert_eq!(labels(&all), ["p2", "p2@home", "p2@home/.snapshots/1", "p2@a\\x1bb"]);
+        assert_eq!(labels(&all), ["p2", "p2@home", "p2@home/.snapshots/1", "p2@a\\u{1b}b"]);
         assert_eq!(all.iter().filter(|one| one.inner).count(), 3);
         let one = mount(Some("home/.snapshots/1")).unwrap();
         assert_eq!((labels(&one), one[0].facts.len()), (vec!["p2@home/.snapshots/1".to_owned()], 1));

@@ -85,7 +85,8 @@ impl Stack<'_> {
         if !taken(&label) {
             return label;
         }
-        (2_u64..).map(|n| format!("{label}~{n}")).find(|label| !taken(label)).unwrap_or(label)
+        // One of these is free: there are at most so many volumes.
+        (2..=MOST + 2).map(|n| format!("{label}~{n}")).find(|label| !taken(label)).unwrap_or(label)
     }
 
     /// The volumes of a table of partitions inside a volume that is none of a table itself.

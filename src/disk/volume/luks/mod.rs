@@ -92,19 +92,19 @@ fn read(volume: &dyn ReadAt) -> Result<Header, ReadError> {
 /// What can be said of it without its key.
 fn about(header: &Header) -> String {
     let Header { version, uuid, label, slots, segment, tokens, .. } = header;
-    let mut text = format!(
-        "LUKS{version} {}, sectors of {} bytes, {} key slots, UUID {uuid}",
-        segment.cipher,
-        segment.sector,
-        slots.len()
-    );
+    let mut all = vec![
+        format!("LUKS{version} {}", segment.cipher),
+        format!("sectors of {} bytes", segment.sector),
+        format!("{} key slots", slots.len()),
+        format!("UUID {uuid}"),
+    ];
     if !label.is_empty() {
-        text += &format!(", label {label}");
+        all.push(format!("label {label}"));
     }
     if !tokens.is_empty() {
-        text += &format!(", tokens {}", tokens.join(" "));
+        all.push(format!("tokens {}", tokens.join(" ")));
     }
-    text
+    all.join(", ")
 }
 
 /// The bytes inside, and the slot that was opened.

@@ -82,7 +82,7 @@ fn physical(stack: &mut Stack<'_>, index: usize, groups: &mut BTreeMap<String, G
         match group {
             Ok(group) => {
                 mine.insert(group.id.clone());
-                newest(groups, group, &name, &mut stack.odd);
+                newest(groups, group, &name, stack.odd);
             }
             Err(why) => damage.push(why),
         }

@@ -60,7 +60,7 @@ pub(super) fn all(stack: &mut Stack<'_>, group: &Group, sources: Vec<Source>) ->
             volume.lacks = Some("a snapshot is being merged into it, which is not read here".to_owned());
         }
     }
-    made.extend(making.gaps(&mut stack.odd));
+    made.extend(making.gaps(stack.odd));
     made
 }
 

@@ -123,7 +123,7 @@ fn in_order(members: &[Member]) -> Result<Vec<&Member>, String> {
 
 /// Bytes of data that make whole chunks.
 fn whole(member: &Member, chunk: u64) -> u64 {
-    if chunk == 0 { member.own.data_len } else { member.own.data_len / chunk * chunk }
+    member.own.data_len - member.own.data_len.checked_rem(chunk).unwrap_or(0)
 }
 
 fn striped(members: &[Member]) -> Result<Arc<dyn ReadAt>, String> {

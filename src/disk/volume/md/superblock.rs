@@ -178,11 +178,11 @@ fn ninety(member: &dyn ReadAt, at: u64) -> Result<Superblock, ReadError> {
         (_, 4) => Role::Active(role),
         _ => Role::Spare,
     };
-    let uuid = [5, 13, 14, 15].iter().map(|n| word(*n)).collect::<Result<Vec<_>, _>>()?;
+    let uuid: u128 = [5, 13, 14, 15].iter().try_fold(0, |all, n| word(*n).map(|word| all << 32 | u128::from(word)))?;
     let size = u64::from(word(8)?).saturating_mul(1024);
     Ok(Superblock {
         version: "0.90",
-        uuid: uuid.iter().map(|word| format!("{word:08x}")).collect(),
+        uuid: format!("{uuid:032x}"),
         name: String::new(),
         level: i32::from_le_bytes(fields.array(7 * 4)?),
         devices: word(10)?,
