@@ -35,7 +35,7 @@ fn look(fs: &dyn Filesystem) {
 }
 
 /// The same numbers each time.
-fn noise(state: &mut u64) -> usize {
+pub(crate) fn noise(state: &mut u64) -> usize {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;

@@ -23,4 +23,8 @@ mod fat;
 mod iso;
 mod kit;
 mod ntfs;
+mod luks;
+mod lvm;
+mod md;
+mod samples;
 mod volumes;

@@ -18,25 +18,44 @@ pub(super) fn exit(whole: bool) -> Exit {
     if whole { Exit::Complete } else { Exit::Partial }
 }
 
-const PARTS: &[Column] =
-    &[Column("volume"), Column("at"), Column("size"), Column("what"), Column("type"), Column("name"), Column("holds")];
+const PARTS: &[Column] = &[
+    Column("volume"),
+    Column("on"),
+    Column("at"),
+    Column("size"),
+    Column("what"),
+    Column("type"),
+    Column("name"),
+    Column("holds"),
+    Column("note"),
+];
 
 pub(super) fn parts(disk: &Disk, context: &Context) -> Result<Exit> {
     let mut rows = context.table(PARTS);
+    let text = |text: &Option<String>| Cell::or_absent(text.as_ref(), Absent::NotApplicable, Cell::text);
     for volume in &disk.volumes.list {
         rows.row(vec![
-            Cell::or_absent(volume.label(), Absent::NotApplicable, Cell::text),
-            Cell::Address(volume.from),
+            text(&volume.label),
+            text(&volume.on),
+            Cell::or_absent(volume.from, Absent::NotApplicable, Cell::Address),
             Cell::Bytes(volume.len),
             Cell::text(volume.what.name()),
             Cell::text(&volume.kind),
-            Cell::or_absent(volume.name.as_ref(), Absent::NotApplicable, Cell::text),
+            text(&volume.name),
             Cell::or_absent(volume.holds, Absent::Unknown, Cell::text),
+            text(&volume.note),
         ])?;
     }
     rows.end()?;
     disk.volumes.odd.iter().for_each(|line| context.say(&printable(line)));
-    Ok(Exit::Complete)
+    // Volumes may lie in what cannot be read: the list is not all there is.
+    let lacking = disk.volumes.readable().filter_map(|one| Some((one.label.as_ref()?, one.lacks.as_ref()?)));
+    let mut whole = true;
+    for (label, why) in lacking {
+        context.say(&printable(&format!("{label}: {why}")));
+        whole = false;
+    }
+    Ok(exit(whole))
 }
 
 const FACTS: &[Column] = &[Column("volume"), Column("file_system"), Column("property"), Column("value")];
@@ -46,7 +65,7 @@ pub(super) fn facts(disk: &Disk, context: &Context) -> Result<Exit> {
     let mut rows = context.table(FACTS);
     for mounted in all {
         let odd = mounted.fs.odd().into_iter().map(|line| ("odd".to_owned(), line));
-        for (name, value) in mounted.fs.facts().into_iter().chain(odd) {
+        for (name, value) in mounted.facts.into_iter().chain(mounted.fs.facts()).chain(odd) {
             let first = [Cell::text(&mounted.label), Cell::text(mounted.fs.name())];
             rows.row(first.into_iter().chain([Cell::text(name), Cell::text(value)]).collect())?;
         }

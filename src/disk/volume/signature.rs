@@ -6,6 +6,7 @@ use crate::image::ReadAt;
 /// Name, place of the signature, its bytes. The first that fits counts; what wraps other things comes first.
 const KNOWN: &[(&str, u64, &[u8])] = &[
     ("luks", 0, b"LUKS\xba\xbe"),
+    ("luks", 0x4000, b"SKUL\xba\xbe"),
     ("bitlocker", 3, b"-FVE-FS-"),
     ("lvm2", 512, b"LABELONE"),
     ("lvm2", 0, b"LABELONE"),
