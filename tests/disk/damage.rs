@@ -12,8 +12,12 @@ use crate::kit::{folder, make, open, tool, tree};
 
 pub(crate) fn explore(image: Vec<u8>) {
     let bytes: Arc<dyn ReadAt> = Arc::new(InMemory(image));
-    let _ = scan(&bytes);
-    let Ok(Some(fs)) = fs::open(&bytes, Options::default()) else { return };
+    explore_bytes(&bytes);
+}
+
+pub(crate) fn explore_bytes(bytes: &Arc<dyn ReadAt>) {
+    let _ = scan(bytes);
+    let Ok(Some(fs)) = fs::open(bytes, Options::default()) else { return };
     look(fs.as_ref());
     for one in fs.subvolumes().unwrap_or_default() {
         look(one.fs.as_ref());
@@ -32,6 +36,7 @@ fn look(fs: &dyn Filesystem) {
         Ok(())
     });
     let _ = fs.lost();
+    let _ = fs.changes(&mut |_| Ok(()));
 }
 
 /// The same numbers each time.

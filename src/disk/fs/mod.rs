@@ -10,8 +10,10 @@ pub mod exfat;
 pub mod ext;
 pub mod fat;
 pub mod iso9660;
-pub(crate) mod words;
 pub mod ntfs;
+pub(crate) mod runs;
+pub(crate) mod words;
+pub mod xfs;
 
 use std::sync::Arc;
 
@@ -352,6 +354,7 @@ pub static ALL: &[Driver] = &[
     Driver { name: "iso9660", open: iso9660::open },
     Driver { name: "btrfs", open: btrfs::open },
     Driver { name: "ntfs", open: ntfs::open },
+    Driver { name: "xfs", open: xfs::open },
 ];
 
 /// Opens the file system in a volume; none if it is of no kind that is read here.
