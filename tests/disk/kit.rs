@@ -87,3 +87,16 @@ pub(crate) fn debugfs(image: &Path, request: &str) -> String {
     let output = tool("debugfs", [OsStr::new("-w"), OsStr::new("-R"), OsStr::new(request), image.as_os_str()]);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// Mounts, if this machine lets us; says so if not.
+pub(crate) fn mounted(image: &Path, at: &Path, options: &str, work: impl FnOnce(&Path)) -> bool {
+    std::fs::create_dir_all(at).unwrap();
+    let mounted = Command::new("mount").args(["-o", options]).arg(image).arg(at).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        println!("skipped: this machine cannot mount {} with {options}", image.display());
+        return false;
+    }
+    work(at);
+    assert!(Command::new("timeout").arg("60").arg("umount").arg(at).status().unwrap().success());
+    true
+}

@@ -16,3 +16,5 @@ mod ext;
 mod extract;
 mod kit;
 mod volumes;
+mod xfs;
+mod xfs_kit;

@@ -5,6 +5,8 @@
 
 pub(crate) mod content;
 pub mod ext;
+pub(crate) mod runs;
+pub mod xfs;
 
 use std::sync::Arc;
 
@@ -327,7 +329,7 @@ pub struct Driver {
 }
 
 /// The file systems, by the name that [`super::volume::signature`] gives them.
-pub static ALL: &[Driver] = &[Driver { name: "ext", open: ext::open }];
+pub static ALL: &[Driver] = &[Driver { name: "ext", open: ext::open }, Driver { name: "xfs", open: xfs::open }];
 
 /// Opens the file system in a volume; none if it is of no kind that is read here.
 pub fn open(bytes: &Arc<dyn ReadAt>, options: Options) -> Result<Option<Arc<dyn Filesystem>>, ReadError> {

@@ -1,0 +1,109 @@
+//! XFS: every file equals what the kernel's own mount says, in every form that structures have.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use impound::disk::fs::{FileKind, Run};
+use impound::disk::walk::find;
+
+use crate::kit::{folder, open, read, tool};
+use crate::xfs_kit::{fill, filled, found, make, noise, same, truth};
+
+#[test]
+fn every_file_is_what_the_kernel_says() {
+    let mut want = None;
+    let Some((_temp, image)) = filled(&["-m", "reflink=1,rmapbt=1", "-i", "nrext64=1"], |root| {
+        fill(root, 5000);
+        let at = |name: &str| root.join(name).into_os_string();
+        tool("cp", ["--reflink=always".into(), at("big"), at("copy")]);
+        let copy = fs::OpenOptions::new().write(true).open(root.join("copy")).unwrap();
+        copy.write_all_at(b"changed", 1_000_000).unwrap();
+        tool("touch", ["-d".into(), "2262-01-01 01:02:03.000000007Z".into(), at("copy")]);
+        tool("xfs_io", ["-c".into(), "chproj 70000".into(), at("small")]);
+        want = Some(truth(root));
+    }) else {
+        return;
+    };
+    let fs = open(&image);
+    assert_eq!(fs.odd(), Vec::<String>::new());
+    assert!(fs.is_whole());
+    assert!(same(fs.as_ref(), &want.unwrap()) > 5340);
+    let number = |path: &[u8]| find(fs.as_ref(), path).unwrap();
+    let has = |path: &[u8], name: &str, value: &str| {
+        let facts = fs.node(number(path)).unwrap().facts;
+        assert!(facts.iter().any(|(fact, text)| fact == name && text.contains(value)), "{facts:?}");
+    };
+    has(b"/small", "project", "70000");
+    has(b"/device", "device", "259:70000");
+    has(b"/copy", "flags", "reflink bigtime nrext64");
+    // Blocks of one file are shared by another, and in use.
+    let (big, copy) = (fs.runs(number(b"/big")).unwrap(), fs.runs(number(b"/copy")).unwrap());
+    assert!(big[0].physical == copy[0].physical && copy.len() > big.len(), "{copy:?}");
+    let written = |run: &&Run| !run.unwritten;
+    assert!(fs.runs(number(b"/pieces")).unwrap().iter().filter(written).count() >= 700);
+    assert!(fs.runs(number(b"/unwritten")).unwrap().iter().any(|run| run.unwritten));
+    assert!(fs.block_in_use(big[0].physical).unwrap());
+    assert!(fs.block_in_use(fs.blocks()).is_err());
+    assert!(fs.slack(number(b"/big")).unwrap().len() > 2000);
+}
+
+#[test]
+fn blocks_sectors_and_features_of_other_sizes_are_read() {
+    for args in [
+        &["-m", "bigtime=0,reflink=0", "-b", "size=1024"][..],
+        &["-m", "finobt=0", "-s", "size=4096", "-i", "size=2048,sparse=0"],
+        &["-b", "size=1024", "-n", "size=4096", "-d", "agcount=3"],
+        &["-b", "size=16384", "-n", "size=65536", "-i", "size=1024"],
+        &["-b", "size=65536", "-l", "size=64m"],
+    ] {
+        let mut want = None;
+        let Some((_temp, image)) = filled(args, |root| {
+            fill(root, 1200);
+            want = Some(truth(root));
+        }) else {
+            continue;
+        };
+        let fs = open(&image);
+        assert_eq!(fs.odd(), Vec::<String>::new(), "{args:?}");
+        assert!(same(fs.as_ref(), &want.unwrap()) > 1500, "{args:?}");
+    }
+}
+
+/// Kernels of today do not mount version 4; mkfs can still put files into one.
+#[test]
+fn version_4_is_read() {
+    let temp = folder();
+    let (big, proto) = (temp.path().join("big"), temp.path().join("proto"));
+    fs::write(&big, noise(3_000_000, 3)).unwrap();
+    let (big_name, mut text) = (big.display().to_string(), "/none\n0 0\nd--755 0 0\n".to_owned());
+    text += &format!("big ---640 7 8 {big_name}\nlink l--777 0 0 big\nnode b--600 0 0 8 1\npipe p--600 0 0\n");
+    for (directory, count) in [("short", 3), ("block", 30), ("leaf", 400), ("many", 3000)] {
+        text += &format!("{directory} d--755 0 0\n");
+        (0..count).for_each(|n| text += &format!("a-file-with-a-long-name-{n} ---644 0 0 /dev/null\n"));
+        text += "$\n";
+    }
+    fs::write(&proto, text + "$\n").unwrap();
+    for args in
+        [&["-m", "crc=0"][..], &["-m", "crc=0", "-n", "ftype=0", "-b", "size=1024", "-i", "attr=1,projid32bit=0"]]
+    {
+        let image = temp.path().join("v4.img");
+        make(&image, &[args, &["-p", &proto.to_string_lossy()]].concat(), 320 << 20);
+        let fs = open(&image);
+        assert_eq!(fs.odd(), Vec::<String>::new(), "{args:?}");
+        let all = found(fs.as_ref());
+        assert_eq!(all.len(), 3433 + 8, "{args:?}");
+        let inode = find(fs.as_ref(), b"/big").unwrap();
+        let node = fs.node(inode).unwrap();
+        assert_eq!((node.mode & 0o7777, node.uid, node.gid, node.times.born), (0o640, 7, 8, None));
+        assert!(read(fs.content(inode).unwrap().as_ref()) == fs::read(&big).unwrap(), "{args:?}");
+        assert_eq!(fs.target(find(fs.as_ref(), b"/link").unwrap()).unwrap(), b"big");
+        let pipe = fs.node(find(fs.as_ref(), b"/pipe").unwrap()).unwrap();
+        assert_eq!(pipe.kind, Some(FileKind::Fifo));
+        let request = OsString::from(format!("inode {inode}"));
+        let said =
+            tool("xfs_db", ["-r".into(), "-c".into(), request, "-c".into(), "print".into(), image.into_os_string()]);
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains(&format!("core.size = {}", node.size)), "{said}");
+    }
+}
