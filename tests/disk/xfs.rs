@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
 
 use impound::disk::fs::{FileKind, Run};
 use impound::disk::walk::find;
 
-use crate::kit::{folder, open, read, tool};
-use crate::xfs_kit::{fill, filled, found, make, noise, same, truth};
+use crate::kit::{folder, impound, open, read, tool};
+use crate::xfs_kit::{attributed, dirty, fill, filled, found, make, noise, pieces, same, truth};
 
 #[test]
 fn every_file_is_what_the_kernel_says() {
@@ -105,5 +107,48 @@ fn version_4_is_read() {
             tool("xfs_db", ["-r".into(), "-c".into(), request, "-c".into(), "print".into(), image.into_os_string()]);
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
         assert!(said.contains(&format!("core.size = {}", node.size)), "{said}");
+    }
+}
+
+/// Changes of every kind, a part of them already at its place.
+fn busy(root: &Path) {
+    let sync = || assert!(Command::new("sync").arg("-f").arg(root).status().unwrap().success());
+    fs::create_dir(root.join("one")).unwrap();
+    for n in 0..400 {
+        fs::write(root.join(format!("one/first {n}")), noise(n * 10, 1)).unwrap();
+    }
+    pieces(&root.join("pieces"), 300);
+    sync();
+    for n in (0..400).step_by(3) {
+        fs::remove_file(root.join(format!("one/first {n}"))).unwrap();
+    }
+    for n in (1..400).step_by(3) {
+        fs::rename(root.join(format!("one/first {n}")), root.join(format!("second {n}"))).unwrap();
+    }
+    fs::create_dir(root.join("two")).unwrap();
+    attributed(root);
+    for n in 0..700 {
+        fs::write(root.join(format!("two/third {n}")), "new").unwrap();
+    }
+    fs::remove_file(root.join("pieces")).unwrap();
+    pieces(&root.join("more pieces"), 500);
+    std::os::unix::fs::symlink("x/".repeat(300), root.join("link")).unwrap();
+    tool("mknod", [root.join("device").into_os_string(), "c".into(), "5".into(), "1".into()]);
+    sync();
+    fs::write(root.join("last"), "word").unwrap();
+}
+
+#[test]
+fn a_dirty_log_is_replayed_as_the_kernel_does_and_only_in_memory() {
+    for args in [&[][..], &["-b", "size=1024", "-m", "bigtime=0"], &["-m", "rmapbt=1", "-i", "nrext64=1"]] {
+        let Some((_temp, image, want)) = dirty(args, busy) else { return };
+        let before = fs::read(&image).unwrap();
+        let fs = open(&image);
+        assert!(fs.is_whole(), "{args:?}: {:?}", fs.odd());
+        assert!(same(fs.as_ref(), &want) > 1000, "{args:?}");
+        let name = image.display().to_string();
+        let (raw, _) = impound(["disk", "--no-journal", &name, "fs"]);
+        assert!(raw.contains("not replayed, as asked"), "{raw}");
+        assert!(before == fs::read(&image).unwrap(), "the image was written to");
     }
 }

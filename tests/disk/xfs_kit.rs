@@ -219,7 +219,7 @@ fn special(root: &Path) {
     fs::write(root.join("deep/er/and/deeper/bottom"), "here").unwrap();
 }
 
-fn attributed(root: &Path) {
+pub(crate) fn attributed(root: &Path) {
     let few = root.join("few attributes");
     fs::write(&few, "").unwrap();
     set(&few, "user.note", b"some text");
@@ -233,4 +233,25 @@ fn attributed(root: &Path) {
     for (n, len) in [(0, 3000), (1, 20_000), (2, 65_000)] {
         set(&many, &format!("user.long {n}"), &noise(len, 7));
     }
+}
+
+/// A small file system that the kernel filled and had to leave in the middle, and what the kernel's own replay makes of it.
+pub(crate) fn dirty(
+    args: &[&str],
+    work: impl FnOnce(&Path),
+) -> Option<(tempfile::TempDir, PathBuf, BTreeMap<Vec<u8>, Truth>)> {
+    let temp = folder();
+    let (image, copy, at) = (temp.path().join("disk.img"), temp.path().join("copy.img"), temp.path().join("mnt"));
+    make(&image, &[&["--unsupported"], args].concat(), 64 << 20);
+    let left = mounted(&image, &at, "loop,noatime", |root| {
+        work(root);
+        tool("xfs_io", [OsStr::new("-x"), OsStr::new("-c"), OsStr::new("shutdown -f"), root.as_os_str()]);
+    });
+    if !left {
+        return None;
+    }
+    fs::copy(&image, &copy).unwrap();
+    let mut want = None;
+    mounted(&copy, &at, "loop,noatime", |root| want = Some(truth(root)));
+    Some((temp, image, want.expect("it was mounted before")))
 }

@@ -4,11 +4,15 @@
 //! done: files of the realtime section, a log on another device, quotas; trees of owners and of references are not read.
 
 mod attr;
+mod core;
 mod dir;
 mod disk;
 mod group;
 mod inode;
+mod items;
+mod log;
 mod map;
+mod replay;
 mod superblock;
 
 use std::collections::BTreeSet;
@@ -23,6 +27,7 @@ use dir::Reader;
 use disk::Disk;
 use group::Groups;
 use inode::{BTREE, EXTENTS, Inode};
+use log::{Left, Log};
 use superblock::Superblock;
 
 /// The longest link: what Linux allows of XFS.
@@ -41,8 +46,39 @@ pub(super) struct Xfs {
 }
 
 /// Opens the file system on a volume.
-pub fn open(volume: Arc<dyn ReadAt>, _options: Options) -> Result<Arc<dyn Filesystem>, ReadError> {
-    Ok(Arc::new(Xfs::plain(volume, Arc::default())?))
+pub fn open(volume: Arc<dyn ReadAt>, options: Options) -> Result<Arc<dyn Filesystem>, ReadError> {
+    let mut raw = Xfs::plain(volume, Arc::default())?;
+    let (left, broken) = match Log::open(&raw.disk).and_then(|log| log.left()) {
+        Ok(Left::Empty | Left::Clean) => {
+            raw.note("log", "clean");
+            return Ok(Arc::new(raw));
+        }
+        Ok(Left::Dirty(records)) => (records, false),
+        Ok(Left::Broken(records)) => (records, true),
+        Err(error) => {
+            raw.outdated(format!("the log cannot be read: {error}"));
+            return Ok(Arc::new(raw));
+        }
+    };
+    if options.no_journal {
+        raw.note("log", "dirty, not replayed, as asked");
+        return Ok(Arc::new(raw));
+    }
+    let replayed = match replay::replay(&raw.disk, &left) {
+        Ok(replayed) => replayed,
+        Err(error) => {
+            raw.outdated(format!("the log is dirty and was not replayed: {error}"));
+            return Ok(Arc::new(raw));
+        }
+    };
+    // The superblock itself may be among what was replayed.
+    let mut shown = Xfs::plain(replayed.volume, replayed.sectors)?;
+    shown.note("log", &format!("{} transactions replayed in memory", replayed.transactions));
+    shown.odd.extend(replayed.odd);
+    if broken {
+        shown.outdated("the log is damaged before its end: later changes are not shown".to_owned());
+    }
+    Ok(Arc::new(shown))
 }
 
 impl Xfs {
@@ -56,6 +92,16 @@ impl Xfs {
             odd.extend(groups.get(&disk, number).odd.iter().cloned());
         }
         Ok(Self { disk, groups, notes: Vec::new(), odd, whole: true })
+    }
+
+    fn note(&mut self, name: &str, value: &str) {
+        self.notes.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// What stands there may be out of date, and this is why.
+    fn outdated(&mut self, why: String) {
+        self.odd.push(why);
+        self.whole = false;
     }
 
     fn inode(&self, number: u64) -> Result<Inode, ReadError> {
