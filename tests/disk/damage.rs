@@ -10,10 +10,9 @@ use impound::image::{InMemory, ReadAt, ReadError};
 
 use crate::kit::{folder, make, open, tree};
 
-fn explore(image: Vec<u8>) {
-    let bytes: Arc<dyn ReadAt> = Arc::new(InMemory(image));
-    let _ = scan(&bytes);
-    let Ok(Some(fs)) = fs::open(&bytes, Options::default()) else { return };
+pub(crate) fn explore(bytes: &Arc<dyn ReadAt>) {
+    let _ = scan(bytes);
+    let Ok(Some(fs)) = fs::open(bytes, Options::default()) else { return };
     let how = How { recursive: true, deleted: true };
     let _ = walk::<ReadError>(fs.as_ref(), (fs.root(), b"/"), how, &mut |_| {}, &mut |found| {
         let inode = found.entry.inode;
@@ -25,10 +24,15 @@ fn explore(image: Vec<u8>) {
         Ok(())
     });
     let _ = fs.lost();
+    let _ = fs.changes(&mut |_| Ok(()));
+}
+
+fn memory(image: Vec<u8>) -> Arc<dyn ReadAt> {
+    Arc::new(InMemory(image))
 }
 
 /// The same numbers each time.
-fn noise(state: &mut u64) -> usize {
+pub(crate) fn noise(state: &mut u64) -> usize {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
@@ -60,13 +64,13 @@ fn no_damage_stops_the_program() {
                         let place = (at + noise(&mut state) % len).min(image.len() - 1);
                         image[place] = if value == 0xff { 0xff } else { image[place] ^ value };
                     }
-                    explore(image);
+                    explore(&memory(image));
                     images += 1;
                 }
             }
         }
         for cut in [0, 1024, 1100, 2048, 5000, good.len() / 2] {
-            explore(good[..cut].to_vec());
+            explore(&memory(good[..cut].to_vec()));
             images += 1;
         }
     }

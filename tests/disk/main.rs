@@ -17,4 +17,5 @@ mod extract;
 mod kit;
 mod volumes;
 mod xfs;
+mod xfs_damage;
 mod xfs_kit;

@@ -8,8 +8,8 @@ use super::disk::Disk;
 use super::inode::Inode;
 use super::map;
 use crate::disk::fs::{Entry, FileKind, Listing, State};
+use crate::image::ReadError;
 use crate::image::fields::Fields;
-use crate::image::{ReadAt, ReadError};
 
 /// Where the hash index begins, in bytes of the directory.
 const INDEX: u64 = 1 << 35;

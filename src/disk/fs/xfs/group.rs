@@ -1,7 +1,7 @@
 //! Allocation groups: which inodes are in use, which blocks are free. XFS Algorithms & Data Structures, "AG Free Space
 //! Management" and "AG Inode Management".
 //!
-//! Both are B+trees of short pointers. The hash of what was visited ends a tree that runs in a circle. A tree that is
+//! Both are B+trees of short pointers. What was visited is kept, which ends a tree that runs in a circle. A tree that is
 //! damaged answers nothing: a block that is perhaps free is not called free.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -25,13 +25,22 @@ pub(super) struct Chunk {
     pub(super) holes: u64,
 }
 
+/// Blocks that are free.
+#[derive(Debug, Clone, Copy)]
+struct Free {
+    first: u32,
+    len: u32,
+    /// Free blocks in front of these.
+    before: u64,
+}
+
 /// What is known of a group.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     /// By the number in the group of the first inode.
     pub(super) chunks: BTreeMap<u32, Chunk>,
-    /// Free blocks: first, number.
-    free: BTreeMap<u32, u32>,
+    /// Free ranges in order.
+    free: Vec<Free>,
     /// Why the chunks are not all of them.
     pub(super) inodes_damaged: Option<String>,
     /// Why the free blocks are not known.
@@ -64,6 +73,7 @@ impl Group {
                 Ok(())
             });
             group.chunks = chunks;
+            group.part_chunks();
             done
         });
         group.inodes_damaged = inodes.err().map(|error| error.to_string());
@@ -75,7 +85,7 @@ impl Group {
                 free.insert(fields.be32(at)?, fields.be32(at + 4)?);
                 Ok(())
             })?;
-            group.free = free;
+            group.order(&free);
             Ok(())
         });
         group.free_damaged = free.err().map(|error| error.to_string());
@@ -118,27 +128,53 @@ impl Group {
         }
     }
 
+    /// Chunks that overlap the one before are no chunks.
+    fn part_chunks(&mut self) {
+        let (mut end, before) = (0, self.chunks.len());
+        self.chunks.retain(|first, _| {
+            let good = u64::from(*first) >= end;
+            if good {
+                end = u64::from(*first) + u64::from(CHUNK);
+            }
+            good
+        });
+        if self.chunks.len() != before {
+            self.odd.push("chunks of inodes overlap; the later ones were left out".to_owned());
+        }
+    }
+
+    fn order(&mut self, free: &BTreeMap<u32, u32>) {
+        let (mut end, mut before) = (0, 0);
+        for (first, len) in free {
+            let (first, len) = (*first, *len);
+            if u64::from(first) < end {
+                self.odd.push(format!("the free blocks at {first} overlap others; they were left out"));
+                continue;
+            }
+            self.free.push(Free { first, len, before });
+            (end, before) = (u64::from(first) + u64::from(len), before + u64::from(len));
+        }
+    }
+
+    /// Free blocks in front of block `end`.
+    fn free_before(&self, end: u64) -> u64 {
+        let index = self.free.partition_point(|free| u64::from(free.first) < end);
+        let last = index.checked_sub(1).and_then(|index| self.free.get(index));
+        last.map_or(0, |free| free.before + (end - u64::from(free.first)).min(u64::from(free.len)))
+    }
+
     /// Blocks that are not in use of `len` from `first` on.
     pub(super) fn free_of(&self, first: u32, len: u32) -> Result<u64, ReadError> {
         if let Some(why) = &self.free_damaged {
             return Err(ReadError::corrupt("the free space of an xfs allocation group", 0, "a sound tree", why));
         }
-        let (begin, end) = (u64::from(first), u64::from(first) + u64::from(len));
-        let before = self.free.range(..first).next_back();
-        let inside = self.free.range(first..).take_while(|(start, _)| u64::from(**start) < end);
-        Ok(before
-            .into_iter()
-            .chain(inside)
-            .map(|(start, len)| {
-                let (start, stop) = (u64::from(*start), u64::from(*start) + u64::from(*len));
-                stop.min(end).saturating_sub(start.max(begin))
-            })
-            .sum())
+        let end = u64::from(first) + u64::from(len);
+        Ok(self.free_before(end) - self.free_before(u64::from(first)))
     }
 
     /// Free ranges: first block, number.
     pub(super) fn free_ranges(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        self.free.iter().map(|(first, len)| (*first, *len))
+        self.free.iter().map(|free| (free.first, free.len))
     }
 }
 

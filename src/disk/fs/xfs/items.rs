@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::log::Record;
+use crate::disk::fs::Change;
 use crate::image::ReadError;
 use crate::image::fields::Fields;
 
@@ -19,6 +20,8 @@ const HEAD: usize = 16;
 pub(super) const INODE: u16 = 0x123b;
 pub(super) const BUFFER: u16 = 0x123c;
 pub(super) const CREATE: u16 = 0x123f;
+/// Flag of a buffer item: it was thrown away.
+pub(super) const CANCEL: u16 = 2;
 const NAMES: &[(u16, &str)] = &[
     (0x1236, "extent-free-intent"),
     (0x1237, "extent-free-done"),
@@ -61,6 +64,31 @@ impl Item {
     pub(super) fn name(&self) -> String {
         let kind = self.kind();
         NAMES.iter().find(|(one, _)| *one == kind).map_or_else(|| format!("{kind:#x}"), |(_, name)| (*name).to_owned())
+    }
+
+    /// What it tells, as an entry of a journal. Blocks are of `block` bytes.
+    pub(super) fn change(&self, at: u64, sequence: u64, block: u64) -> Change {
+        let (fields, kind) = (self.head(), self.kind());
+        let mut change = Change {
+            at,
+            sequence,
+            time: None,
+            kind: self.name(),
+            inode: None,
+            name: None,
+            block: None,
+            note: String::new(),
+        };
+        if kind == INODE {
+            change.inode = fields.u64(16).ok();
+            change.note = fields.u32(4).map_or(String::new(), |changed| format!("fields {changed:#x}"));
+        } else if kind == BUFFER {
+            change.block = fields.u64(8).ok().map(|sector| sector.saturating_mul(512) / block);
+            let cancelled = fields.u16(4).is_ok_and(|flags| flags & CANCEL != 0);
+            change.note =
+                if cancelled { "thrown away".to_owned() } else { format!("{} parts", self.regions.len() - 1) };
+        }
+        change
     }
 
     /// One of work that is still to be done: 1, that it was done: -1.

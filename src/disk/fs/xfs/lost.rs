@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::inode::{BTREE, EXTENTS, Fork, Inode, LOCAL};
-use super::items::{Assembly, INODE, Item};
+use super::items::{Assembly, INODE, Item, Transaction};
 use super::map::{self, RECORD};
 use super::{Xfs, core};
 use crate::disk::fs::runs::Map;
-use crate::disk::fs::{Confidence, FileKind, Listing, Lost, State};
+use crate::disk::fs::{Change, Confidence, FileKind, Listing, Lost, State};
 use crate::disk::walk::{self, How, join};
 use crate::image::fields::Fields;
 use crate::image::{InMemory, Kind, ReadAt, ReadError, read_vec};
@@ -52,7 +52,9 @@ pub(super) fn all(fs: &Xfs) -> Result<Vec<Lost>, ReadError> {
     for group in 0..fs.disk.groups_there() {
         for (first, chunk) in &fs.groups.get(&fs.disk, group).chunks {
             let there = (0..super::group::CHUNK).filter(|bit| chunk.holes >> bit & 1 == 0);
-            numbers.extend(there.map(|bit| fs.disk.sb.inode_of(group, first.saturating_add(bit))));
+            let there = there.map(|bit| fs.disk.sb.inode_of(group, first.saturating_add(bit)));
+            let on_volume = |at: u64| at < fs.disk.volume.len();
+            numbers.extend(there.filter(|number| fs.disk.sb.place_of(*number).is_some_and(|(_, _, at)| on_volume(at))));
         }
     }
     numbers.sort_unstable();
@@ -83,7 +85,7 @@ fn states(fs: &Xfs, known: &Known, number: u64, lost: &mut Vec<Lost>) {
         lost.push(one(fs, known, &now, State::Orphan, "inode".to_owned()));
         return;
     }
-    // A new generation is given to an inode with its new mode: what is free still has the one it had.
+    // A generation ends with the inode: what is free already has the next one.
     let bare = now.literal.iter().all(|byte| *byte == 0);
     if told.contains(&now.node.generation) || told.contains(&now.node.generation.wrapping_sub(1)) || bare {
         return;
@@ -155,6 +157,27 @@ fn from_log(fs: &Xfs, known: &mut Known) {
         drop(done);
         Ok(())
     });
+}
+
+/// What a transaction changed, item by item.
+pub(super) fn tell(
+    fs: &Xfs,
+    transaction: &Transaction,
+    each: &mut dyn FnMut(Change) -> Result<(), ReadError>,
+) -> Result<(), ReadError> {
+    for item in &transaction.items {
+        let mut change = item.change(transaction.at, transaction.lsn, fs.disk.sb.block_size);
+        if let (INODE, Ok(Some(mut raw))) = (item.kind(), core::fixed(item)) {
+            raw.resize(fs.disk.sb.inode_size, 0);
+            if let Ok(Inode { node, .. }) = Inode::parse(&fs.disk, change.inode.unwrap_or(0), 0, &raw) {
+                change.time = node.times.changed;
+                let kind = node.kind.map_or("free", FileKind::name);
+                change.note = format!("{kind}, {} bytes, {} names; {}", node.size, node.links, change.note);
+            }
+        }
+        each(change)?;
+    }
+    Ok(())
 }
 
 /// One inode as a transaction left it.

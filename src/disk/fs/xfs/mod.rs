@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::runs::Map;
-use super::{FileKind, Filesystem, Listing, Lost, Node, Options, Run};
+use super::{Change, FileKind, Filesystem, Listing, Lost, Node, Options, Run};
 use crate::disk::us;
 use crate::image::fields::Fields;
 use crate::image::{InMemory, ReadAt, ReadError, read_vec};
@@ -28,6 +28,7 @@ use dir::Reader;
 use disk::Disk;
 use group::Groups;
 use inode::{BTREE, EXTENTS, Inode};
+use items::Assembly;
 use log::{Left, Log};
 use superblock::Superblock;
 
@@ -277,5 +278,10 @@ impl Filesystem for Xfs {
 
     fn lost(&self) -> Result<Vec<Lost>, ReadError> {
         lost::all(self)
+    }
+
+    fn changes(&self, each: &mut dyn FnMut(Change) -> Result<(), ReadError>) -> Result<(), ReadError> {
+        let (log, mut assembly) = (Log::open(&self.disk)?, Assembly::default());
+        log.history(&mut |record| assembly.add(record, &mut |one| lost::tell(self, &one, each)))
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::disk::Disk;
-use super::items::{Assembly, BUFFER, CREATE, INODE, Item, Transaction};
+use super::items::{Assembly, BUFFER, CANCEL, CREATE, INODE, Item, Transaction};
 use super::log::Record;
 use crate::disk::us;
 use crate::image::fields::Fields;
@@ -17,9 +17,10 @@ use crate::image::{Extent, Kind, ReadAt, ReadError, read_vec};
 const SECTOR: u64 = 512;
 /// A bit of a buffer's map stands for so many bytes.
 const PIECE: usize = 128;
+/// The most inodes that are made.
+const CREATED: u32 = 1 << 20;
 /// Flags of a buffer item.
 const INODES: u16 = 1;
-const CANCEL: u16 = 2;
 
 /// A volume with the newer sectors of its log in front.
 pub(super) struct Overlay {
@@ -48,8 +49,8 @@ pub(super) fn replay(disk: &Disk, records: &[Record]) -> Result<Replayed, ReadEr
     let log = records.iter().fold(0_u64, |sum, record| sum.saturating_add(record.data.len() as u64));
     let overlay = Overlay { below: Arc::clone(&disk.volume), sectors: BTreeMap::new() };
     // A bit of a map stands for a quarter of a sector; new inodes take a few bytes of log for 32 KiB.
-    let most = us((log / 512 * 8 + (1 << 16)).min(1 << 21));
-    let mut replay = Replay { disk, overlay, most, cancelled: cancelled(&transactions), odd: Vec::new() };
+    let most = us((log / 512 * 8 + (1 << 16)).min(1 << 19));
+    let mut replay = Replay { disk, overlay, most, cancelled: cancelled(&transactions), created: 0, odd: Vec::new() };
     for one in &transactions {
         replay.transaction(one)?;
     }
@@ -121,6 +122,8 @@ struct Replay<'a> {
     /// Sectors that may be kept.
     most: usize,
     cancelled: HashMap<u64, usize>,
+    /// Inodes that were made: an item that makes many is short.
+    created: u32,
     odd: Vec<String>,
 }
 
@@ -171,16 +174,14 @@ impl Replay<'_> {
         if self.newer(at, lsn)? {
             return Ok(());
         }
-        let mut bytes = read_vec(&self.overlay, at, buffer.len)?;
         for ((first, count), region) in buffer.runs.iter().zip(item.regions.iter().skip(1)) {
-            let from = first.saturating_mul(PIECE);
-            let len = region.len().min(count * PIECE);
-            let (Some(place), Some(new)) = (bytes.get_mut(from..from.saturating_add(len)), region.get(..len)) else {
+            let (from, len) = (first.saturating_mul(PIECE), region.len().min(count * PIECE));
+            let new = region.get(..len).filter(|_| from.saturating_add(len) <= buffer.len);
+            let Some(new) = new else {
                 return Err(item.head().corrupt(20, "pieces inside the buffer", format_args!("piece {first}")));
             };
-            place.copy_from_slice(new);
+            self.overlay.write(at.saturating_add(from as u64), new)?;
         }
-        self.overlay.write(at, &bytes);
         Ok(())
     }
 
@@ -228,6 +229,10 @@ impl Replay<'_> {
         {
             return Ok(());
         }
+        self.created = self.created.saturating_add(count);
+        if self.created > CREATED {
+            return Err(ReadError::unsupported("the xfs log", format!("it makes more than {CREATED} inodes")));
+        }
         let first = block.checked_shl(u32::from(sb.inode_log)).unwrap_or(u32::MAX);
         for index in 0..count {
             let mut raw = vec![0; sb.inode_size];
@@ -239,7 +244,7 @@ impl Replay<'_> {
                 put(&mut raw, 152, &sb.inode_of(group, first.saturating_add(index)).to_be_bytes());
                 put(&mut raw, 160, &sb.uuid);
             }
-            self.overlay.write(at.saturating_add(u64::from(index) * u64::from(size)), &raw);
+            self.overlay.write(at.saturating_add(u64::from(index) * u64::from(size)), &raw)?;
         }
         Ok(())
     }
@@ -264,8 +269,7 @@ impl Replay<'_> {
             return Ok(());
         }
         super::core::apply(item, changed, v3, lsn, &mut raw)?;
-        self.overlay.write(at, &raw);
-        Ok(())
+        self.overlay.write(at, &raw)
     }
 }
 
@@ -277,20 +281,23 @@ pub(super) fn put(raw: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 impl Overlay {
-    /// Whole sectors, or a part of one. Below was read before, so it is there.
-    fn write(&mut self, at: u64, bytes: &[u8]) {
+    /// Whole sectors, or a part of one.
+    fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), ReadError> {
         let mut done = 0;
         while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
             let here = at.saturating_add(done as u64);
-            let inside = us(here % SECTOR);
+            let (number, inside) = (here / SECTOR, us(here % SECTOR));
             let part = rest.get(..rest.len().min(us(SECTOR) - inside)).unwrap_or(rest);
-            let below = &self.below;
-            let sector = self.sectors.entry(here / SECTOR).or_insert_with(|| {
-                read_vec(below.as_ref(), here / SECTOR * SECTOR, us(SECTOR)).unwrap_or_else(|_| vec![0; us(SECTOR)])
-            });
-            put(sector, inside, part);
+            if let Some(sector) = self.sectors.get_mut(&number) {
+                put(sector, inside, part);
+            } else {
+                let mut sector = read_vec(self.below.as_ref(), number.saturating_mul(SECTOR), us(SECTOR))?;
+                put(&mut sector, inside, part);
+                self.sectors.insert(number, sector);
+            }
             done += part.len();
         }
+        Ok(())
     }
 }
 

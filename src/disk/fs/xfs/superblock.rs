@@ -59,7 +59,6 @@ pub(super) struct Superblock {
     /// Version 5: everything has a checksum and says what it is.
     pub(super) v5: bool,
     pub(super) block_size: u64,
-    pub(super) block_log: u8,
     pub(super) blocks: u64,
     pub(super) ag_blocks: u32,
     pub(super) ag_count: u32,
@@ -242,7 +241,6 @@ impl Superblock {
         let this = Self {
             v5,
             block_size,
-            block_log,
             blocks,
             ag_blocks,
             ag_count,
