@@ -93,7 +93,7 @@ pub(crate) fn mounted(image: &Path, at: &Path, options: &str, work: impl FnOnce(
     std::fs::create_dir_all(at).unwrap();
     let mounted = Command::new("mount").args(["-o", options]).arg(image).arg(at).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
-        println!("skipped: this machine cannot mount {} with {options}", image.display());
+        eprintln!("skipped: this machine cannot mount {} with {options}", image.display());
         return false;
     }
     work(at);
