@@ -248,7 +248,9 @@ mod tests {
 
     #[test]
     fn many_rows_are_one_table_in_their_order() {
-        for (format, head, tail) in [(Format::Csv, 1, 0), (Format::Jsonl, 0, 0), (Format::Text, 1, 0), (Format::Json, 1, 1)] {
+        for (format, head, tail) in
+            [(Format::Csv, 1, 0), (Format::Jsonl, 0, 0), (Format::Text, 1, 0), (Format::Json, 1, 1)]
+        {
             let made = |n: i64| vec![Cell::Word("n"), Cell::Int(n), Cell::Name(b"x\xff\x1b".to_vec())];
             let (mut one, mut many) = (Vec::new(), Vec::new());
             let mut rows = format.rows(COLUMNS, Box::new(&mut one));

@@ -111,4 +111,3 @@ pub(super) struct Tables {
     /// By first block.
     pub(super) inodes: BTreeMap<u64, u32>,
 }
-

@@ -94,7 +94,9 @@ impl Groups {
         }
         if let Some(first) = first {
             let copies = self.copies.len();
-            odd.push(format!("{bad} group descriptors are damaged, the first is {first}; for {copies} of them a copy is used"));
+            odd.push(format!(
+                "{bad} group descriptors are damaged, the first is {first}; for {copies} of them a copy is used"
+            ));
         }
         odd
     }

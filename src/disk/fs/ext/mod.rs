@@ -32,6 +32,8 @@ use journal::{Journal, Overlay, Replay};
 use map::Map;
 use superblock::Superblock;
 
+pub(crate) use superblock::has_copy;
+
 /// Of a file, the most that is kept inline: a block is the most an inode can have.
 const INLINE: u64 = 0x1_0000;
 /// Bytes of an inode table that are read together: whoever wants one inode mostly wants its neighbours.
