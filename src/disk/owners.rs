@@ -62,6 +62,7 @@ pub struct Owner {
 }
 
 /// The owners of blocks, in the order of the blocks.
+#[derive(Default)]
 pub struct Owners {
     list: Vec<Owner>,
     /// For each, the highest end up to it: files may claim the same blocks.

@@ -146,6 +146,7 @@ fn hash_and_timeline_cover_every_file() {
     assert_eq!((text.lines().count(), code), (2000 + 60 + 14, 0));
     assert!(text.lines().all(|line| line.split('|').count() == 11), "a name ended a field");
     let (text, _) = impound(["--format", "jsonl", "disk", &name, "timeline"]);
-    let times: Vec<_> = text.lines().map(|line| line.split("\"time\":").nth(1).unwrap().to_owned()).collect();
+    let time = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["time"].as_str().map(str::parse);
+    let times: Vec<jiff::Timestamp> = text.lines().map(|line| time(line).unwrap().unwrap()).collect();
     assert!(times.is_sorted() && times.len() >= 2000);
 }

@@ -14,5 +14,7 @@ mod damage;
 mod deleted;
 mod ext;
 mod extract;
+mod features;
 mod kit;
+mod verbs;
 mod volumes;

@@ -39,7 +39,10 @@ Compares with: mmls (parts), fsstat (fs), fls (ls), istat (stat), icat and fcat 
 blkls, blkstat and ifind -d (blocks), jls and usnjls (journal), hashdeep (hash), fls -m with mactime (timeline), tsk_recover (recover, extract).
 
 Without a volume, ls, find, hash and timeline go through all of them. Names are bytes: JSON carries them whole. Exit code 3 \
-says that something that was asked for could not be read.";
+says that something that was asked for could not be read.
+
+Of a deleted file, \"whole\" means that nobody has its blocks now. Whether somebody had them in between and gave them back, \
+no file system tells; \"taken_by\" in the manifest of recover names who has them today.";
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {

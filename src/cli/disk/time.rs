@@ -78,6 +78,8 @@ const NAMES: [(char, &str); 5] = [
 
 /// Bytes of events that are kept in memory.
 const BUDGET: usize = 32 << 20;
+/// Files that are counted together: the clock costs as much as a file.
+const COUNTED: u64 = 1024;
 /// Events, or files, whose lines are made together.
 const BATCH: usize = 8192;
 
@@ -199,9 +201,12 @@ fn files(
     task: &dyn Task,
     take: &mut dyn FnMut(&File<'_>) -> Result<()>,
 ) -> Result<bool> {
-    let mut good = true;
+    let (mut good, mut count) = (true, 0_u64);
     let mut whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
-        task.add(1);
+        count += 1;
+        if count.is_multiple_of(COUNTED) {
+            task.add(COUNTED);
+        }
         match found.node {
             Ok(node) => take(&File::new(&named(&mounted.label, found.path), &node, State::Allocated)),
             Err(_) => {

@@ -112,6 +112,12 @@ pub(super) fn checksum(seed: u32, bytes: &[u8]) -> u32 {
     !crc32c::crc32c_append(!seed, bytes)
 }
 
+/// The UUID of a journal that is on a device of its own; none if it is an inode.
+fn outside(fields: &Fields<'_>) -> Result<Option<String>, ReadError> {
+    let uuid = fields.slice(0xd0, 16)?;
+    Ok((fields.u32(0xe0)? == 0).then(|| uuid_text(uuid)))
+}
+
 /// As it is written everywhere.
 fn uuid_text(bytes: &[u8]) -> String {
     let hex = crate::image::hex(bytes);
@@ -227,9 +233,7 @@ impl Superblock {
             first_meta_bg: fields.u32(0x104)?,
             reserved_gdt: fields.u16(0xce)?,
             uuid: fields.array(0x68)?,
-            journal_uuid: (compat & HAS_JOURNAL != 0 && fields.u32(0xe0)? == 0)
-                .then(|| fields.slice(0xd0, 16).map(uuid_text))
-                .transpose()?,
+            journal_uuid: if compat & HAS_JOURNAL != 0 { outside(fields)? } else { None },
             own_group: u32::from(fields.u16(0x5a)?),
             backup_groups: [fields.u32(0x24c)?, fields.u32(0x250)?],
             journal_inode: if compat & HAS_JOURNAL != 0 { fields.u32(0xe0)? } else { 0 },
