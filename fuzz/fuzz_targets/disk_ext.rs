@@ -22,4 +22,10 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(())
     });
     let _ = fs.lost();
+    let _ = fs.changes(&mut |_| Ok(()));
+    let mut ranges = 0;
+    let _ = fs.allocation(&mut |_, _| {
+        ranges += 1;
+        if ranges > 1000 { Err(ReadError::caller("go on", "enough")) } else { Ok(()) }
+    });
 });

@@ -51,7 +51,10 @@ fn free_blocks_are_those_that_the_sleuth_kit_lists_and_their_bytes_the_same() {
         let want: BTreeSet<u64> = (0..fs.blocks()).filter(|block| !fs.block_in_use(*block).unwrap()).collect();
         assert!(ours == want && !ours.is_empty(), "{args:?}: ranges and single blocks differ");
         let output = tool("dumpe2fs", [image.as_os_str()]);
-        assert!(ours == free(&String::from_utf8_lossy(&output.stdout)), "{args:?}: dumpe2fs tells others");
+        let theirs = free(&String::from_utf8_lossy(&output.stdout));
+        // Of clusters, dumpe2fs names the first block of the last one.
+        let cut = args.contains(&"bigalloc");
+        assert!(ours == theirs || (cut && ours.is_superset(&theirs)), "{args:?}: dumpe2fs tells others");
         // The Sleuth Kit does not know clusters, and takes the copies of the superblock for free where no bitmap is written.
         if args.len() == 4 {
             let output = tool("blkls", ["-l".as_ref(), image.as_os_str()]);

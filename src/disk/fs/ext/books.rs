@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use super::Ext;
-use super::groups::{bit, is_metadata};
+use super::groups::{bit, own_parts};
 use crate::image::ReadError;
 
 /// What a group keeps in a block of its own.
@@ -24,7 +24,7 @@ impl Ext {
         let sb = &self.sb;
         let inside = block.checked_sub(u64::from(sb.first_data_block))?;
         let number = u32::try_from(inside / u64::from(sb.blocks_per_group)).ok()?;
-        let first = sb.group_start(number);
+        let first = sb.front_start(number);
         if block < first.saturating_add(sb.front(number)) {
             let is_super = block == first && sb.has_super(number);
             return Some(if is_super { Part::Superblock } else { Part::Descriptors });
@@ -70,9 +70,7 @@ impl Ext {
             let end = start.saturating_add(u64::from(sb.blocks_per_group)).min(sb.blocks);
             let group = self.groups.get(&self.volume, sb, number)?;
             if group.is_unwritten(sb) {
-                for block in start..end {
-                    each(block..block + 1, is_metadata(sb, number, &group, block))?;
-                }
+                unwritten(start..end, own_parts(sb, number, &group), each)?;
                 continue;
             }
             let bitmap = self.groups.block(&self.volume, sb, "ext block bitmap", group.block_bitmap)?;
@@ -86,6 +84,27 @@ impl Ext {
         }
         Ok(())
     }
+}
+
+/// The books of a group whose bitmap was never written.
+fn unwritten(
+    group: Range<u64>,
+    mut parts: [Range<u64>; 4],
+    each: &mut dyn FnMut(Range<u64>, bool) -> Result<(), ReadError>,
+) -> Result<(), ReadError> {
+    parts.sort_unstable_by_key(|part| part.start);
+    let mut at = group.start;
+    for part in parts {
+        let (from, to) = (part.start.max(at), part.end.min(group.end));
+        if from < to {
+            if at < from {
+                each(at..from, false)?;
+            }
+            each(from..to, true)?;
+            at = to;
+        }
+    }
+    if at < group.end { each(at..group.end, false) } else { Ok(()) }
 }
 
 /// How many bits from `index` on are alike, at least 1, and whether they are set. What is behind the end is in use.

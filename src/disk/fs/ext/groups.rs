@@ -1,6 +1,7 @@
 //! Group descriptors and the two bitmaps. Kernel Documentation/filesystems/ext4, "Block Group Descriptors".
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::superblock::{Superblock, checksum};
@@ -59,9 +60,9 @@ impl Groups {
         let (index, from) = (group / per_block, u64::from(group % per_block) * u64::from(sb.desc_size));
         if sb.is_meta(group) {
             let holder = copy.unwrap_or(index.saturating_mul(per_block));
-            return (sb.group_start(holder) + u64::from(sb.has_super(holder)), from);
+            return (sb.front_start(holder) + u64::from(sb.has_super(holder)), from);
         }
-        (sb.group_start(copy.unwrap_or(0)) + 1 + u64::from(index), from)
+        (sb.front_start(copy.unwrap_or(0)) + 1 + u64::from(index), from)
     }
 
     /// Looks at all descriptors once, so that damage is said, and finds copies for those that are damaged.
@@ -174,7 +175,7 @@ impl Groups {
         let number = u32::try_from(inside / per_group).unwrap_or(u32::MAX);
         let group = self.get(volume, sb, number)?;
         if group.is_unwritten(sb) {
-            return Ok(is_metadata(sb, number, &group, block));
+            return Ok(own_parts(sb, number, &group).iter().any(|part| part.contains(&block)));
         }
         let bitmap = self.block(volume, sb, "ext block bitmap", group.block_bitmap)?;
         let index = u32::try_from(inside % per_group / sb.cluster_blocks).unwrap_or(u32::MAX);
@@ -182,13 +183,15 @@ impl Groups {
     }
 }
 
-/// Whether a group that has no bitmap yet keeps its own things there.
-pub(super) fn is_metadata(sb: &Superblock, number: u32, group: &Group, block: u64) -> bool {
-    let first = sb.group_start(number);
-    block == group.block_bitmap
-        || block == group.inode_bitmap
-        || (group.inode_table..group.inode_table.saturating_add(sb.table_blocks())).contains(&block)
-        || (first..first.saturating_add(sb.front(number))).contains(&block)
+/// Where a group keeps its own things, which is what is in use of it before its bitmap is written.
+pub(super) fn own_parts(sb: &Superblock, number: u32, group: &Group) -> [Range<u64>; 4] {
+    let range = |from: u64, len: u64| from..from.saturating_add(len);
+    [
+        range(sb.front_start(number), sb.front(number)),
+        range(group.block_bitmap, 1),
+        range(group.inode_bitmap, 1),
+        range(group.inode_table, sb.table_blocks()),
+    ]
 }
 
 pub(super) fn bit(bitmap: &[u8], index: u32) -> bool {

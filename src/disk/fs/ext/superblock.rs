@@ -141,11 +141,13 @@ const FIRST: u64 = 1024;
 /// Groups that hold a copy whatever `sparse_super` says, as long as there are so many.
 const COPIES: &[u32] = &[1, 3, 5, 7, 9, 25, 27, 49];
 
-/// Where copies may stand: byte, and the number of the group. Groups are as large as one block of bitmap can tell.
+/// Where copies may stand: byte, and the number of the group. Groups are as large as one block of bitmap can tell: in
+/// blocks, or in clusters of 16, unless somebody asked mke2fs for others.
 fn copies() -> impl Iterator<Item = (u64, u32)> {
-    (0..=6).flat_map(|log| {
-        let size = 1024_u64 << log;
-        COPIES.iter().map(move |group| ((u64::from(*group) * size * 8 + u64::from(log == 0)) * size, *group))
+    let sizes = (0..=6).flat_map(|log| [(1024_u64 << log, 1), (1024 << log, 16)]);
+    sizes.flat_map(|(size, cluster)| {
+        let first = u64::from(size == 1024 && cluster == 1);
+        COPIES.iter().map(move |group| ((u64::from(*group) * size * 8 * cluster + first) * size, *group))
     })
 }
 
@@ -368,6 +370,11 @@ impl Superblock {
             n == group
         };
         power_of(3) || power_of(5) || power_of(7)
+    }
+
+    /// Where the superblock of a group and its descriptors begin. The first kilobyte of the volume is not ext's.
+    pub(super) fn front_start(&self, group: u32) -> u64 {
+        self.group_start(group).max(u64::from(self.block_size == 1024))
     }
 
     /// First block of a group.
