@@ -27,7 +27,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 /// Crates for the program around the library, and where they may be named.
 const FOR_THE_PROGRAM: &[&str] = &["anyhow", "clap", "clap_complete", "clap_mangen", "indicatif"];
 /// Files of the backends crate that are the contract and no backend.
-const CONTRACT: &[&str] = &["lib", "capture", "error", "journal", "target", "uri", "wire"];
+const CONTRACT: &[&str] = &["lib", "access", "capture", "error", "journal", "target", "uri", "wire"];
 /// Most lines of a file, its unit tests not counted.
 const LINES_MAX: usize = 500;
 
@@ -311,7 +311,8 @@ fn every_backend_in_the_folder_has_its_row() {
             backends += 1;
         }
     }
-    assert_eq!(impound_backends::ALL.len(), backends);
+    // One folder may answer to several schemes: on this machine, and over SSH.
+    assert!(impound_backends::ALL.len() >= backends);
 }
 
 /// Rows of a list against the files beside it. Files that hold no row of their own are named.

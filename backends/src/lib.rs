@@ -5,6 +5,7 @@
 //! for and hands out one [`Capture`] each, a stream of [`Piece`]s. Abilities a target may lack ([`Freeze`]) are `None`,
 //! known before work starts, never a panic on the way.
 
+mod access;
 mod capture;
 mod error;
 pub mod fake;
@@ -16,6 +17,7 @@ mod target;
 mod uri;
 pub mod wire;
 
+pub use access::{Access, Ask, Nobody, Secret};
 pub use capture::{Capture, Consistency, GRAIN, Piece, PieceStream, Region, Why};
 pub use error::{BackendError, Kind};
 pub use journal::{ActId, Forgetful, Journal, Undo};

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{BackendError, Capture, Consistency, Journal, Undo, Uri, WireLog};
+use crate::{Access, BackendError, Capture, Consistency, Journal, Undo, Uri};
 
 /// One kind of hypervisor or cloud.
 #[async_trait]
@@ -21,10 +20,10 @@ pub trait Backend: Sync {
     fn about(&self) -> &'static str;
     /// What it was tested against, for the support table.
     fn tested_against(&self) -> &'static str;
-    /// Opens a connection; everything said over it goes into `wire`.
-    async fn connect(&self, uri: &Uri, wire: Arc<dyn WireLog>) -> Result<Box<dyn Host>, BackendError>;
+    /// Opens a connection.
+    async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError>;
     /// What must be there for it to work, each with the command that mends it. `uri` narrows it to one host.
-    async fn checkup(&self, uri: Option<&Uri>) -> Vec<Finding>;
+    async fn checkup(&self, uri: Option<&Uri>, access: &Access) -> Vec<Finding>;
 }
 
 /// One connection: a hypervisor, a cloud region.

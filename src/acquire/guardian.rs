@@ -8,11 +8,11 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use impound_backends::{BackendError, NoLog, Undo, Uri, for_uri};
+use impound_backends::{Access, BackendError, Undo, Uri, for_uri};
 
+use super::Request;
 use crate::case::{Case, CaseError, open_runs};
 
 /// What is said to send it away.
@@ -28,10 +28,11 @@ pub(super) struct Guardian(Child);
 impl Guardian {
     /// Starts it. `program` is this program; in a process group of its own, so that what is sent to the run's group does
     /// not reach it.
-    pub(super) fn start(program: &Path, case: &Case, run: &str) -> Result<Self, CaseError> {
+    pub(super) fn start(program: &Path, request: &Request, run: &str) -> Result<Self, CaseError> {
         let child = Command::new(program)
             .arg("guardian")
-            .args([case.dir(), Path::new(run)])
+            .args([request.case.dir(), Path::new(run)])
+            .args(request.access.ssh_config.iter().flat_map(|file| [Path::new("--ssh-config"), file]))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .process_group(0)
@@ -50,7 +51,7 @@ impl Guardian {
 }
 
 /// The guardian's own work. Answers what it undid, a line each; nothing if it was sent away.
-pub fn stand_guard(case: &Path, run: &str) -> Result<Vec<String>, super::AcquireError> {
+pub fn stand_guard(case: &Path, run: &str, access: &Access) -> Result<Vec<String>, super::AcquireError> {
     let mut said = Vec::new();
     // A broken pipe is a closed pipe.
     let _ = io::stdin().lock().take(64).read_to_end(&mut said);
@@ -67,7 +68,7 @@ pub fn stand_guard(case: &Path, run: &str) -> Result<Vec<String>, super::Acquire
             return Ok(Vec::new());
         }
         if !open.alive {
-            match undo(&open.target, &urgent) {
+            match undo(&open.target, &urgent, access) {
                 Err(error) if begun.elapsed() > TRY_FOR => return Err(error.into()),
                 Err(_) => {}
                 Ok(did) => return Ok(did),
@@ -77,12 +78,12 @@ pub fn stand_guard(case: &Path, run: &str) -> Result<Vec<String>, super::Acquire
     }
 }
 
-fn undo(target: &str, urgent: &[Undo]) -> Result<Vec<String>, BackendError> {
+fn undo(target: &str, urgent: &[Undo], access: &Access) -> Result<Vec<String>, BackendError> {
     let uri: Uri = target.parse()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| BackendError::io("start the async runtime", target, &e))?;
     runtime.block_on(async {
-        let mut host = for_uri(&uri)?.connect(&uri, Arc::new(NoLog)).await?;
+        let mut host = for_uri(&uri)?.connect(&uri, access).await?;
         host.open(uri.vm.as_deref()).await?.recover(urgent).await
     })
 }

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use impound_backends::{BackendError, Facts, Finished, Host, How, Item, Plan, Target, WireLog, for_uri};
+use impound_backends::{Access, BackendError, Facts, Finished, Host, How, Item, Plan, Target, WireLog, for_uri};
 use jiff::Timestamp;
 
 pub use guardian::stand_guard;
@@ -100,7 +100,8 @@ struct Opened {
 }
 
 async fn open(request: &Request, wire: Arc<dyn WireLog>) -> Result<Opened, BackendError> {
-    let mut host = for_uri(&request.uri)?.connect(&request.uri, wire).await?;
+    let access = Access { wire, ..request.access.clone() };
+    let mut host = for_uri(&request.uri)?.connect(&request.uri, &access).await?;
     let mut target = host.open(request.uri.vm.as_deref()).await?;
     let facts = target.describe().await?;
     let items = select(&request.wanted, target.items().await?)?;
@@ -281,7 +282,7 @@ async fn thaw(
 
 /// Without a guardian the capture goes on: it guards against the death of this program, which is rare, and says so.
 fn guardian(program: &Path, request: &Request, run: &str, progress: &Arc<dyn Progress>) -> Option<Guardian> {
-    match Guardian::start(program, &request.case, run) {
+    match Guardian::start(program, request, run) {
         Ok(guardian) => Some(guardian),
         Err(error) => {
             progress.note(&format!("nobody stands guard while the guest stands still: {error}"));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use impound_backends::{BackendError, Capture, Consistency, How, Item, ItemKind, Plan, Uri};
+use impound_backends::{Access, BackendError, Capture, Consistency, How, Item, ItemKind, Plan, Uri};
 use jiff::Timestamp;
 
 use crate::case::ingest::{Digest, Format, IngestOptions, ResumePoint, Zstd};
@@ -15,6 +15,8 @@ use crate::case::{Case, CaseError, Draft};
 pub struct Request {
     /// The target.
     pub uri: Uri,
+    /// How it is reached; its log is that of the run.
+    pub access: Access,
     /// Where the exhibits go.
     pub case: Case,
     /// Who takes it.

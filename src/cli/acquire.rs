@@ -10,6 +10,7 @@ use impound_backends::{Consistency, NoLog, Plan};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Exit;
+use super::access::AccessArgs;
 use super::case::CaseArgs;
 use super::context::{self, Context, block_on};
 use super::units;
@@ -77,6 +78,8 @@ pub(super) struct Args {
     /// Free text for the manifest
     #[arg(long, value_name = "TEXT", help_heading = "For the record")]
     note: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -149,6 +152,7 @@ fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> 
     };
     Request {
         uri,
+        access: args.access.access(),
         who: args.case.examiner.clone().unwrap_or_else(|| case.info().examiner.clone()),
         case,
         build: context::build(),

@@ -1,13 +1,13 @@
 //! `impound case …`: the folder that holds exhibits and their custody log.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use impound_backends::{BackendError, NoLog, for_uri};
+use impound_backends::{Access, BackendError, for_uri};
 
 use super::Exit;
+use super::access::AccessArgs;
 use super::context::{self, Context, block_on, somebody};
 use super::exit::UsageError;
 use crate::case::custody::Head;
@@ -157,6 +157,8 @@ struct RecoverArgs {
     /// Leave the hypervisor alone: it is gone, or was put in order by hand
     #[arg(long)]
     hypervisor_is_gone: bool,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// A case, and the key to sign with.
@@ -300,11 +302,13 @@ fn log(args: &DirArgs, context: &Context) -> Result<Exit> {
 pub(super) struct GuardianArgs {
     dir: PathBuf,
     run: String,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// Waits for the end of the run that started it.
 pub(super) fn stand_guard(args: &GuardianArgs, context: &Context) -> Result<Exit> {
-    for did in crate::acquire::stand_guard(&args.dir, &args.run)? {
+    for did in crate::acquire::stand_guard(&args.dir, &args.run, &args.access.access())? {
         context.say(&format!("the run died while the guest stood still; did: {}", printable(&did)));
     }
     Ok(Exit::Complete)
@@ -320,7 +324,7 @@ fn recover_all(args: &RecoverArgs, context: &Context) -> Result<Exit> {
             context.say(&format!("run {} is alive (pid {}) and was left alone", printable(&run.run), run.pid));
             continue;
         }
-        let undone = if args.hypervisor_is_gone { Ok(Vec::new()) } else { undo(&run) };
+        let undone = if args.hypervisor_is_gone { Ok(Vec::new()) } else { undo(&run, &args.access.access()) };
         match undone {
             Ok(undone) => {
                 for did in &undone {
@@ -350,13 +354,13 @@ fn recover_all(args: &RecoverArgs, context: &Context) -> Result<Exit> {
     Ok(Exit::Complete)
 }
 
-fn undo(run: &OpenRun) -> Result<Vec<String>> {
+fn undo(run: &OpenRun, access: &Access) -> Result<Vec<String>> {
     if run.undo.is_empty() {
         return Ok(Vec::new());
     }
     let uri = context::uri(&run.target)?;
     block_on(async {
-        let mut host = for_uri(&uri)?.connect(&uri, Arc::new(NoLog)).await?;
+        let mut host = for_uri(&uri)?.connect(&uri, access).await?;
         let mut target = host.open(uri.vm.as_deref()).await?;
         target.recover(&run.undo).await
     })?

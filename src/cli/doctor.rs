@@ -7,6 +7,7 @@ use anyhow::Result;
 use impound_backends::{ALL, Finding, for_uri};
 
 use super::Exit;
+use super::access::AccessArgs;
 use super::context::{self, Context, block_on};
 use crate::report::{Absent, Cell, Column, human_bytes};
 
@@ -18,6 +19,8 @@ pub(super) struct Args {
     /// The folder where evidence will go
     #[arg(long, value_name = "DIR", default_value = ".")]
     case: PathBuf,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 const COLUMNS: &[Column] = &[Column("what"), Column("good"), Column("found"), Column("fix")];
@@ -25,16 +28,17 @@ const COLUMNS: &[Column] = &[Column("what"), Column("good"), Column("found"), Co
 pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
     let uri = args.target.as_deref().map(context::uri).transpose()?;
     let mut findings = vec![tool("ssh-keygen", "apt-get install openssh-client"), agent(), space(&args.case)];
+    let access = args.access.access();
     findings.extend(block_on(async {
         let mut found = Vec::new();
         match &uri {
             Some(uri) => match for_uri(uri) {
-                Ok(backend) => found.extend(backend.checkup(Some(uri)).await),
+                Ok(backend) => found.extend(backend.checkup(Some(uri), &access).await),
                 Err(error) => context.say(&error.to_string()),
             },
             None => {
                 for backend in ALL {
-                    found.extend(backend.checkup(None).await);
+                    found.extend(backend.checkup(None, &access).await);
                 }
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! Tables go to stdout, everything else to stderr.
 
+mod access;
 mod acquire;
 mod case;
 mod context;

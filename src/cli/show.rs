@@ -1,12 +1,11 @@
 //! `impound show TARGET`: what a VM is, and what can be captured of it.
 
-use std::sync::Arc;
-
 use anyhow::Result;
-use impound_backends::{Facts, Item, ItemKind, NoLog, for_uri};
+use impound_backends::{Facts, Item, ItemKind, for_uri};
 use serde_json::Value;
 
 use super::Exit;
+use super::access::AccessArgs;
 use super::context::{self, Context, block_on};
 use crate::report::{Absent, Cell, Column, Rows, human_bytes};
 
@@ -18,6 +17,8 @@ pub(super) struct Args {
     /// Everything the hypervisor tells, as JSON
     #[arg(long)]
     details: bool,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 const COLUMNS: &[Column] = &[
@@ -34,7 +35,7 @@ const COLUMNS: &[Column] = &[
 pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
     let uri = context::uri(&args.target)?;
     let (facts, items) = block_on(async {
-        let mut host = for_uri(&uri)?.connect(&uri, Arc::new(NoLog)).await?;
+        let mut host = for_uri(&uri)?.connect(&uri, &args.access.access()).await?;
         let mut target = host.open(uri.vm.as_deref()).await?;
         Ok::<_, impound_backends::BackendError>((target.describe().await?, target.items().await?))
     })??;

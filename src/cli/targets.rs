@@ -1,11 +1,10 @@
 //! `impound targets URI`: the VMs behind a connection.
 
-use std::sync::Arc;
-
 use anyhow::Result;
-use impound_backends::{NoLog, for_uri};
+use impound_backends::for_uri;
 
 use super::Exit;
+use super::access::AccessArgs;
 use super::context::{self, Context, block_on};
 use crate::report::{Absent, Cell, Column};
 
@@ -14,6 +13,8 @@ use crate::report::{Absent, Cell, Column};
 pub(super) struct Args {
     /// Address of a hypervisor, as qmp:/run/web01.qmp
     uri: String,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 const COLUMNS: &[Column] =
@@ -22,7 +23,7 @@ const COLUMNS: &[Column] =
 pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
     let uri = context::uri(&args.uri)?;
     let found = block_on(async {
-        let mut host = for_uri(&uri)?.connect(&uri, Arc::new(NoLog)).await?;
+        let mut host = for_uri(&uri)?.connect(&uri, &args.access.access()).await?;
         host.targets().await
     })??;
     let mut rows = context.table(COLUMNS);

@@ -74,8 +74,7 @@ impl Owners {
     pub fn find(fs: &dyn Filesystem, wanted: &Wanted, odd: &mut dyn FnMut(String)) -> Result<Self, ReadError> {
         let (mut list, mut seen) = (Vec::new(), HashSet::new());
         let how = How { recursive: true, deleted: false };
-        let root = [(fs.root(), b"/".to_vec())];
-        root.iter().for_each(|(inode, path)| add(fs, wanted, *inode, path, &mut list));
+        add(fs, wanted, fs.root(), b"/", &mut list);
         let mut take = |found: super::walk::Found| {
             let more = found.node.as_ref().is_ok_and(|node| node.links > 1);
             // A file with several names is looked at once.

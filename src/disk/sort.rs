@@ -76,7 +76,7 @@ impl Sorter {
         self.runs.push(run.end()?);
         if self.runs.len() >= RUNS {
             let mut all = Run::create(&self.folder)?;
-            merge(std::mem::take(&mut self.runs), &mut |place, record| all.put(place, record))?;
+            merge(std::mem::take(&mut self.runs), |place, record| all.put(place, record))?;
             self.runs.push(all.end()?);
         }
         Ok(())
@@ -85,7 +85,7 @@ impl Sorter {
     /// Hands out all records in order, with their key and tag.
     pub fn finish<E: From<io::Error>>(
         mut self,
-        each: &mut dyn FnMut(Key, u8, &[u8]) -> Result<(), E>,
+        mut each: impl FnMut(Key, u8, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.runs.is_empty() {
             self.places.par_sort_unstable();
@@ -96,7 +96,7 @@ impl Sorter {
         }
         self.spill()?;
         (self.bytes, self.places) = (Vec::new(), Vec::new());
-        merge(self.runs, &mut |place, record| each(place.key, place.tag, record))
+        merge(self.runs, |place, record| each(place.key, place.tag, record))
     }
 }
 
@@ -157,7 +157,7 @@ fn next(run: &mut impl Read, record: &mut Vec<u8>) -> io::Result<Option<Place>> 
     Ok(Some(Place { key: (wide(first).cast_signed(), part), number: wide(third), tag, from: 0, len }))
 }
 
-fn merge<E: From<io::Error>>(runs: Vec<File>, each: &mut dyn FnMut(&Place, &[u8]) -> Result<(), E>) -> Result<(), E> {
+fn merge<E: From<io::Error>>(runs: Vec<File>, mut each: impl FnMut(&Place, &[u8]) -> Result<(), E>) -> Result<(), E> {
     let mut runs: Vec<_> = runs.into_iter().map(|run| (BufReader::with_capacity(BUFFER, run), Vec::new())).collect();
     let mut heap = BinaryHeap::new();
     for (index, (run, record)) in runs.iter_mut().enumerate() {
@@ -175,6 +175,8 @@ fn merge<E: From<io::Error>>(runs: Vec<File>, each: &mut dyn FnMut(&Place, &[u8]
 mod tests {
     use super::*;
 
+    type Places = Vec<(Key, u8)>;
+
     /// What comes out, with a budget so small that `RUNS` are exceeded, is what a sort in memory gives.
     #[test]
     fn runs_in_files_are_one_order() {
@@ -186,7 +188,7 @@ mod tests {
             state
         };
         let folder = std::env::temp_dir();
-        let records: Vec<(Vec<u8>, Vec<(Key, u8)>)> = (0..20_000_u32)
+        let records: Vec<(Vec<u8>, Places)> = (0..20_000_u32)
             .map(|n| {
                 let keys = (0..noise() % 4).map(|tag| {
                     let seconds = i64::try_from(noise() % 1000).unwrap() - 500;
@@ -197,7 +199,9 @@ mod tests {
             .collect();
         let sorted = |budget: usize| {
             let mut sorter = Sorter::new(budget, &folder);
-            records.iter().for_each(|(record, keys)| sorter.add(record, keys.iter().copied()).unwrap());
+            for (record, keys) in &records {
+                sorter.add(record, keys.iter().copied()).unwrap();
+            }
             let runs = sorter.runs.len();
             let mut all = Vec::new();
             let mut take = |key: Key, tag: u8, record: &[u8]| {

@@ -105,7 +105,9 @@ impl Cell {
 fn lines(rows: &[Vec<Cell>], line: impl Fn(&[Cell], &mut String) + Sync) -> Vec<String> {
     let part = |rows: &[Vec<Cell>]| {
         let mut text = String::with_capacity(rows.len().saturating_mul(192));
-        rows.iter().for_each(|cells| line(cells, &mut text));
+        for cells in rows {
+            line(cells, &mut text);
+        }
         text
     };
     if rows.len() <= PART { vec![part(rows)] } else { rows.par_chunks(PART).map(part).collect() }
@@ -258,7 +260,9 @@ mod tests {
             rows.end().unwrap();
             drop(rows);
             let mut rows = format.rows(COLUMNS, Box::new(&mut many));
-            [0..700, 700..3000].into_iter().for_each(|part| rows.rows(part.map(made).collect()).unwrap());
+            for part in [0..700, 700..3000] {
+                rows.rows(part.map(made).collect()).unwrap();
+            }
             rows.end().unwrap();
             drop(rows);
             assert!(one == many, "{format:?}");

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::sync::Arc;
 
 use impound::case::ingest::{IngestOptions, Outcome};
 use impound_backends::fake::content;
-use impound_backends::{Capture, Consistency, Forgetful, How, ItemKind, NoLog, Target, Uri, Why};
+use impound_backends::{Access, Capture, Consistency, Forgetful, How, ItemKind, Target, Uri, Why};
 
 use crate::kit::*;
 
@@ -120,7 +119,7 @@ fn measure() {
 async fn target(address: &str) -> Box<dyn Target> {
     let uri: Uri = address.parse().unwrap();
     let backend = impound_backends::for_uri(&uri).unwrap();
-    backend.connect(&uri, Arc::new(NoLog)).await.unwrap().open(None).await.unwrap()
+    backend.connect(&uri, &Access::default()).await.unwrap().open(None).await.unwrap()
 }
 
 /// Begins with everything there is.

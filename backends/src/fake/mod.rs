@@ -33,7 +33,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::{Backend, BackendError, Finding, Host, Target, TargetSummary, Uri, WireEntry, WireLog};
+use crate::{Access, Backend, BackendError, Finding, Host, Target, TargetSummary, Uri, WireEntry, WireLog};
 use script::Script;
 pub use state::{State, state};
 use target::FakeTarget;
@@ -56,14 +56,14 @@ impl Backend for Fake {
         "itself"
     }
 
-    async fn connect(&self, uri: &Uri, wire: Arc<dyn WireLog>) -> Result<Box<dyn Host>, BackendError> {
-        let vm = Vm { script: Arc::new(Script::parse(&uri.rest)?), wire };
+    async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {
+        let vm = Vm { script: Arc::new(Script::parse(&uri.rest)?), wire: Arc::clone(&access.wire) };
         vm.call("connect").await?;
         vm.late("connect")?;
         Ok(Box::new(FakeHost(vm)))
     }
 
-    async fn checkup(&self, uri: Option<&Uri>) -> Vec<Finding> {
+    async fn checkup(&self, uri: Option<&Uri>, _access: &Access) -> Vec<Finding> {
         let what = "read the script of the fake VM".to_owned();
         match uri.map(|uri| Script::parse(&uri.rest)) {
             None => Vec::new(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use super::*;
-use crate::{ActId, Capture, Consistency, Forgetful, How, Journal, NoLog, Piece, Undo, Why};
+use crate::{Access, ActId, Capture, Consistency, Forgetful, How, Journal, Piece, Undo, Why};
 
 fn how() -> How {
     How {
@@ -19,7 +19,7 @@ fn how() -> How {
 }
 
 async fn target(address: &str) -> Result<Box<dyn Target>, BackendError> {
-    Fake.connect(&format!("fake:{address}").parse().unwrap(), Arc::new(NoLog)).await?.open(None).await
+    Fake.connect(&format!("fake:{address}").parse().unwrap(), &Access::default()).await?.open(None).await
 }
 
 /// Begins with everything there is.

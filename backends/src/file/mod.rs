@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use crate::{
-    Backend, BackendError, Capture, Facts, Finding, Finished, Host, How, Item, ItemKind, Journal, Method, Plan,
+    Access, Backend, BackendError, Capture, Facts, Finding, Finished, Host, How, Item, ItemKind, Journal, Method, Plan,
     PlannedItem, Target, TargetSummary, Undo, Uri, WireLog,
 };
 use source::Source;
@@ -46,7 +46,7 @@ impl Backend for File {
         "files on ext4 and tmpfs, sparse and dense; loop devices"
     }
 
-    async fn connect(&self, uri: &Uri, wire: Arc<dyn WireLog>) -> Result<Box<dyn Host>, BackendError> {
+    async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {
         if let Some(vm) = &uri.vm {
             return Err(BackendError::caller("open a file", uri.to_string(), format!("a file holds no VM `{vm}`"))
                 .advise("leave `#` and what follows away"));
@@ -56,10 +56,10 @@ impl Backend for File {
             return Err(BackendError::caller("open a file", uri.to_string(), "the path is not absolute")
                 .advise("write the whole path: file:/evidence/disk.img"));
         }
-        Ok(Box::new(FileHost { source: Arc::new(Source::open(&path)?), wire }))
+        Ok(Box::new(FileHost { source: Arc::new(Source::open(&path)?), wire: Arc::clone(&access.wire) }))
     }
 
-    async fn checkup(&self, uri: Option<&Uri>) -> Vec<Finding> {
+    async fn checkup(&self, uri: Option<&Uri>, _access: &Access) -> Vec<Finding> {
         let Some(uri) = uri else { return Vec::new() };
         let what = format!("read {}", uri.rest);
         let finding = match Source::open(&PathBuf::from(&uri.rest)) {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::source::safe_name;
 use super::*;
-use crate::{Consistency, Forgetful, NoLog, Piece, Why};
+use crate::{Access, Consistency, Forgetful, Piece, Why};
 
 fn how(from: u64) -> How {
     How {
@@ -23,7 +23,7 @@ fn how(from: u64) -> How {
 
 async fn target(path: &Path) -> Result<Box<dyn Target>, BackendError> {
     let uri: Uri = format!("file:{}", path.display()).parse().unwrap();
-    File.connect(&uri, Arc::new(NoLog)).await?.open(None).await
+    File.connect(&uri, &Access::default()).await?.open(None).await
 }
 
 /// Reads all pieces into an image; holes are filled with 0xee so that they are told from zeros.
@@ -132,7 +132,7 @@ async fn what_is_no_image_is_refused_with_its_kind() {
     }
     let missing = target(&folder.path().join("none")).await.err().unwrap();
     assert_eq!(missing.kind, crate::Kind::Io);
-    let relative = File.connect(&"file:disk.img".parse().unwrap(), Arc::new(NoLog)).await.err().unwrap();
+    let relative = File.connect(&"file:disk.img".parse().unwrap(), &Access::default()).await.err().unwrap();
     assert!(relative.to_string().contains("absolute"));
 }
 

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::wire::qmp::Qmp;
-use crate::{Backend, BackendError, Finding, Host, Target, TargetSummary, Uri, WireLog};
+use crate::{Access, Backend, BackendError, Finding, Host, Target, TargetSummary, Uri, WireLog};
 use survey::Survey;
 use target::QemuTarget;
 
@@ -51,7 +51,7 @@ impl Backend for Qemu {
         "QEMU 7.2 and 10.0 (TCG, pc and q35), real Linux guests"
     }
 
-    async fn connect(&self, uri: &Uri, wire: Arc<dyn WireLog>) -> Result<Box<dyn Host>, BackendError> {
+    async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {
         let path = PathBuf::from(&uri.rest);
         if !path.is_absolute() {
             return Err(BackendError::caller(
@@ -60,11 +60,12 @@ impl Backend for Qemu {
                 "the path of the socket is not absolute",
             ));
         }
+        let wire = Arc::clone(&access.wire);
         let qmp = Qmp::connect(&path, Arc::clone(&wire)).await?;
         Ok(Box::new(QemuHost { qmp: Some(qmp), wire, path }))
     }
 
-    async fn checkup(&self, uri: Option<&Uri>) -> Vec<Finding> {
+    async fn checkup(&self, uri: Option<&Uri>, _access: &Access) -> Vec<Finding> {
         let mut findings = vec![userfaultfd()];
         if let Some(uri) = uri {
             findings.extend(monitor(Path::new(&uri.rest)).await);

@@ -4,6 +4,8 @@
 pub mod nbd;
 #[cfg(feature = "qemu")]
 pub mod qmp;
+#[cfg(feature = "ssh")]
+pub mod ssh;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -21,6 +21,7 @@ use crate::report::{Cell, Column, Format, Rows};
 
 /// How the timeline is to be made.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 pub(super) struct TimeArgs {
     /// Write a bodyfile instead, not sorted, for mactime; `|`, `\` and control characters as \xNN
     #[arg(long, conflicts_with_all = ["mactime", "timesketch"])]
@@ -128,8 +129,8 @@ impl<'a> File<'a> {
         to.push(number(STATES.iter().position(|state| *state == self.state)));
         to.push(number(KINDS.iter().position(|kind| *kind == self.kind)));
         let wide = [self.inode, self.size];
-        wide.iter().for_each(|n| to.extend_from_slice(&n.to_le_bytes()));
-        [self.mode, self.uid, self.gid].iter().for_each(|n| to.extend_from_slice(&n.to_le_bytes()));
+        to.extend(wide.iter().flat_map(|n| n.to_le_bytes()));
+        to.extend([self.mode, self.uid, self.gid].iter().flat_map(|n| n.to_le_bytes()));
         to.extend_from_slice(self.path);
     }
 
@@ -181,7 +182,7 @@ pub(super) fn timeline(disk: &Disk, args: &TimeArgs, context: &Context) -> Resul
     })?;
     drop(task);
     let mut events = Events::new(args, context);
-    sorter.finish(&mut |key, tag, record| events.add(key, tag, record))?;
+    sorter.finish(|key, tag, record| events.add(key, tag, record))?;
     events.end()?;
     Ok(exit(whole))
 }
@@ -207,13 +208,11 @@ fn files(
         if count.is_multiple_of(COUNTED) {
             task.add(COUNTED);
         }
-        match found.node {
-            Ok(node) => take(&File::new(&named(&mounted.label, found.path), &node, State::Allocated)),
-            Err(_) => {
-                good = false;
-                Ok(())
-            }
+        if let Ok(node) = found.node {
+            return take(&File::new(&named(&mounted.label, found.path), &node, State::Allocated));
         }
+        good = false;
+        Ok(())
     })?;
     if deleted {
         let (lost, all) = disk.lost(context)?;

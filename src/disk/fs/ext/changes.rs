@@ -45,10 +45,10 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
-    fn change(&self, sequence: u32, at: u32, kind: &str, note: String) -> Change {
+    fn change(&self, sequence: u32, at: u32, kind: &str, note: &str) -> Change {
         let waits = if self.journal.is_waiting(sequence) { "not yet in its place" } else { "" };
         let open = if self.times.contains_key(&sequence) { "" } else { "no commit" };
-        let notes = [note.as_str(), open, waits].into_iter().filter(|part| !part.is_empty());
+        let notes = [note, open, waits].into_iter().filter(|part| !part.is_empty());
         Change {
             at: u64::from(at).saturating_mul(self.ext.sb.block_size),
             sequence: u64::from(sequence),
@@ -66,13 +66,13 @@ impl Told<'_> {
         match &record.what {
             What::Commit(_, sound) => {
                 let note = if *sound { "" } else { "its checksum does not fit" };
-                each(self.change(sequence, at, "commit", note.to_owned()))
+                each(self.change(sequence, at, "commit", note))
             }
             What::Revoke(blocks) => blocks.iter().try_for_each(|block| {
-                each(Change { block: Some(*block), ..self.change(sequence, at, "revoke", self.role(*block)) })
+                each(Change { block: Some(*block), ..self.change(sequence, at, "revoke", &self.role(*block)) })
             }),
             What::Descriptor(copies) => {
-                each(self.change(sequence, at, "descriptor", format!("{} blocks", copies.len())))?;
+                each(self.change(sequence, at, "descriptor", &format!("{} blocks", copies.len())))?;
                 copies.iter().try_for_each(|copy| self.copy(copy, each))
             }
         }
@@ -89,7 +89,7 @@ impl Told<'_> {
         let mut inode = self.directories.get(&copy.block).copied();
         let mut note = self.role(copy.block);
         if !self.journal.holds(copy) {
-            note = [note.as_str(), "overwritten since"].join("; ").trim_start_matches("; ").to_owned();
+            note.push_str(if note.is_empty() { "overwritten since" } else { "; overwritten since" });
         } else if let Some(Part::InodeTable(_, first)) = self.ext.part(copy.block) {
             let changed = self.changed(copy, first)?;
             inode = changed.first().copied().filter(|_| changed.len() == 1);
@@ -98,7 +98,7 @@ impl Told<'_> {
             let list = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             note = format!("{note}; changed: {list}{more}");
         }
-        each(Change { inode, block: Some(copy.block), ..self.change(copy.sequence, copy.at, "data", note) })
+        each(Change { inode, block: Some(copy.block), ..self.change(copy.sequence, copy.at, "data", &note) })
     }
 
     /// Inodes of a block of the inode table that differ from its last copy; without one, those that are in use.

@@ -272,11 +272,13 @@ impl Filesystem for Ext {
 
     fn look(&self, inode: u64) -> Result<(Node, bool), ReadError> {
         let inode = self.inode(inode)?;
-        let readable = inode.node.kind != Some(FileKind::File)
-            || match inode.has(INLINE_DATA) {
-                true => self.content_of(&inode, true).is_ok(),
-                false => inode.node.size <= self.longest() && self.map(&inode).odd.is_empty(),
-            };
+        let readable = if inode.node.kind != Some(FileKind::File) {
+            true
+        } else if inode.has(INLINE_DATA) {
+            self.content_of(&inode, true).is_ok()
+        } else {
+            inode.node.size <= self.longest() && self.map(&inode).odd.is_empty()
+        };
         Ok((inode.node, readable))
     }
 
