@@ -11,45 +11,17 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use common::guest::{Guest, Spec};
+use common::memory::{Changed, Memory, answers, find, has, pid_of, texts};
 use common::run::{Exhibit, Ran, run};
-use impound::analyzer::{self, Run};
-use impound::image::{self, Extent, ReadAt, ReadError};
-use impound::memory::Physical;
+use impound::analyzer;
+use impound::image::{self, ReadAt};
 use impound::memory::linux::{Ask, Kernel};
-use impound::report::{Cell, Rows};
 use serde_json::Value;
-
-/// Questions to one image.
-struct Memory<'a>(&'a Path);
-
-impl Memory<'_> {
-    fn ask(&self, question: &[&str]) -> Result<Ran> {
-        let image = self.0.display().to_string();
-        run(&[&["memory", image.as_str()], question].concat())
-    }
-
-    fn rows(&self, name: &str) -> Result<Vec<Value>> {
-        self.ask(&[name])?.expect(0)?.rows()
-    }
-}
-
-fn has(rows: &[Value], what: &[(&str, Value)]) -> bool {
-    rows.iter().any(|row| what.iter().all(|(key, value)| row[*key] == *value))
-}
-
-fn texts<'r>(rows: &'r [Value], key: &str) -> Vec<&'r str> {
-    rows.iter().filter_map(|row| row[key].as_str()).collect()
-}
-
-fn pid_of(rows: &[Value], comm: &str) -> Result<i64> {
-    let row = rows.iter().find(|row| row["comm"] == comm).with_context(|| format!("no process {comm}"))?;
-    row["pid"].as_i64().context("no pid")
-}
 
 /// One guest for all: booting is what takes long.
 #[test]
@@ -263,69 +235,6 @@ fn an_isf_is_written(memory: &Memory<'_>, folder: &Path) -> Result<()> {
     assert!(isf["symbols"]["linux_banner"]["constant_data"].is_string());
     assert!(isf["user_types"]["task_struct"]["fields"]["comm"]["offset"].is_u64());
     Ok(())
-}
-
-/// An image with some bytes changed, that notes which pages were looked at.
-struct Changed {
-    below: Arc<dyn ReadAt>,
-    bytes: Vec<(u64, u8)>,
-    seen: Mutex<BTreeSet<u64>>,
-}
-
-impl Changed {
-    fn new(below: &Arc<dyn ReadAt>, mut bytes: Vec<(u64, u8)>) -> Self {
-        bytes.sort_unstable();
-        Self { below: Arc::clone(below), bytes, seen: Mutex::default() }
-    }
-}
-
-impl ReadAt for Changed {
-    fn len(&self) -> u64 {
-        self.below.len()
-    }
-
-    fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), ReadError> {
-        self.below.read_at(at, into)?;
-        if into.len() == 4096 {
-            self.seen.lock().unwrap().insert(at / 4096);
-        }
-        let end = at + into.len() as u64;
-        let from = self.bytes.partition_point(|(place, _)| *place < at);
-        for (place, byte) in self.bytes[from..].iter().take_while(|(place, _)| *place < end) {
-            into[usize::try_from(place - at).unwrap()] = *byte;
-        }
-        Ok(())
-    }
-
-    fn extent(&self, at: u64) -> Result<Extent, ReadError> {
-        self.below.extent(at)
-    }
-}
-
-/// Rows that are only counted and kept as text.
-#[derive(Default)]
-struct Kept(Vec<String>);
-
-impl Rows for Kept {
-    fn row(&mut self, cells: Vec<Cell>) -> std::io::Result<()> {
-        self.0.push(format!("{cells:?}"));
-        Ok(())
-    }
-
-    fn end(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-fn answers(kernel: &Kernel, name: &str) -> Result<Vec<String>> {
-    let analyzer = analyzer::by_name(name).context("no such analyzer")?;
-    let (Run::Linux(run), mut rows) = (analyzer.run, Kept::default());
-    run(kernel, &Ask::default(), &mut rows)?;
-    Ok(rows.0)
-}
-
-fn find(image: Arc<dyn ReadAt>) -> Result<Kernel> {
-    Ok(Kernel::find(Physical::new(image))?)
 }
 
 /// A task and a module are taken off their lists, as a rootkit does, and a system call is led astray.

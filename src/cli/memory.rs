@@ -1,9 +1,9 @@
 //! `impound memory IMAGE info|NAME…|all|isf`: what a guest's memory holds.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use rayon::prelude::*;
 
 use super::Exit;
@@ -14,6 +14,7 @@ use crate::analyzer::{self, Analyzer, Run};
 use crate::image::Image;
 use crate::memory::Physical;
 use crate::memory::linux::{Ask, Kernel, info};
+use crate::memory::symbols::isf::Isf;
 use crate::report::{Column, Format, printable};
 
 /// The arguments.
@@ -34,6 +35,9 @@ pub(super) struct Args {
     /// File that isf writes; it must not exist yet
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Symbols and types from this file instead of the image: an ISF of Volatility 3, made for the guest's very kernel
+    #[arg(long, value_name = "FILE")]
+    symbols: Option<PathBuf>,
     #[command(flatten)]
     how: OpenArgs,
 }
@@ -77,13 +81,19 @@ fn find(name: &str) -> Result<&'static Analyzer> {
 
 fn kernel(args: &Args) -> Result<(Image, Kernel)> {
     let image = args.how.open(&args.image)?;
-    if image.machine().is_some_and(|machine| machine.frames.is_some()) {
-        let what = "a Xen PV guest's page tables hold frames of the machine, which are not followed yet";
-        return Err(anyhow!("could not look for a kernel in {}: {what}", args.image.display()));
-    }
-    let kernel = Kernel::find(Physical::new(image.bytes().clone()))
-        .with_context(|| format!("could not find a kernel in {}", args.image.display()))?;
+    let physical = Physical::new(image.bytes().clone()).with_machine(image.machine());
+    let kernel = match &args.symbols {
+        Some(file) => Kernel::find_with(physical, symbols(file)?),
+        None => Kernel::find(physical),
+    };
+    let kernel = kernel.with_context(|| format!("could not find a kernel in {}", args.image.display()))?;
     Ok((image, kernel))
+}
+
+fn symbols(file: &Path) -> Result<Isf> {
+    let cannot = || format!("could not read symbols from {}", file.display());
+    let opened = std::fs::File::open(file).with_context(cannot)?;
+    Isf::read(io::BufReader::new(opened)).map_err(anyhow::Error::msg).with_context(cannot)
 }
 
 fn print_info(args: &Args, context: &Context) -> Result<Exit> {
@@ -150,6 +160,10 @@ fn ask(analyzers: &[&'static Analyzer], args: &Args, context: &Context) -> Resul
             }
             None => {}
         }
+    }
+    if let Some(why) = kernel.physical().broken() {
+        exit = Exit::Partial;
+        context.say(&format!("{} could not be read everywhere: {}", args.image.display(), printable(why)));
     }
     if array {
         writeln!(out, "{}", if first { "[]" } else { "\n]" })?;

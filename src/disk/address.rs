@@ -1,5 +1,7 @@
-//! `IMAGE`, `IMAGE:p2`, `IMAGE:p2:/etc/passwd`, `IMAGE:p2:#1234`: an image, a volume in it, a file in that.
+//! `IMAGE[:LABEL[@SUB]][:/path|:#inode]`: an image, a volume in it, a subvolume of that, a file.
 //!
+//! Labels: `p2` is a partition (`p0` the whole disk), `vg0-root` a logical volume as `/dev/mapper` spells it, `md0` an array.
+//! `@` is followed by the path of a subvolume or snapshot (`p2@home/.snapshots/3`), up to the next `:/` or `:#`.
 //! A file whose name holds a colon still opens: the whole name is tried first, then the longest part that is a file.
 
 use std::ffi::{OsStr, OsString};
@@ -20,8 +22,10 @@ pub enum Inside {
 pub struct Address {
     /// The image.
     pub image: PathBuf,
-    /// Number of the volume; 0 is the whole disk.
-    pub volume: Option<u32>,
+    /// Label of the volume; `p0` is the whole disk.
+    pub volume: Option<String>,
+    /// Path of a subvolume in it; bytes.
+    pub sub: Option<Vec<u8>>,
     /// The file.
     pub inside: Option<Inside>,
 }
@@ -30,7 +34,7 @@ impl Address {
     /// Takes a text apart; `exists` tells which names are there.
     pub fn parse(text: &OsStr, exists: impl Fn(&OsStr) -> bool) -> Self {
         let bytes = text.as_bytes();
-        let whole = Self { image: PathBuf::from(text), volume: None, inside: None };
+        let whole = Self { image: PathBuf::from(text), volume: None, sub: None, inside: None };
         if exists(text) {
             return whole;
         }
@@ -40,33 +44,49 @@ impl Address {
         for at in colons {
             let (image, rest) = (bytes.get(..at).unwrap_or_default(), bytes.get(at + 1..).unwrap_or_default());
             let image = OsString::from_vec(image.to_vec());
-            if let Some((volume, inside)) = tail(rest).filter(|_| exists(&image)) {
-                return Self { image: PathBuf::from(image), volume, inside };
+            if let Some(found) = Self::tail(rest).filter(|_| exists(&image)) {
+                return Self { image: PathBuf::from(image), ..found };
             }
         }
         whole
     }
+
+    /// What stands behind the image.
+    fn tail(rest: &[u8]) -> Option<Self> {
+        let end = rest.iter().position(|byte| !is_label(*byte)).unwrap_or(rest.len());
+        let (label, rest) = rest.split_at_checked(end)?;
+        let volume = match label {
+            [] => None,
+            label => Some(String::from_utf8(label.to_vec()).ok()?),
+        };
+        let (sub, rest) = match rest.strip_prefix(b"@").filter(|_| volume.is_some()) {
+            Some(rest) => {
+                let end = rest.windows(2).position(|two| two == b":/" || two == b":#").unwrap_or(rest.len());
+                let (sub, rest) = rest.split_at_checked(end).filter(|(sub, _)| !sub.is_empty())?;
+                (Some(sub.to_vec()), rest)
+            }
+            None => (None, rest),
+        };
+        let inside = match (rest, &volume) {
+            ([], Some(_)) => None,
+            ([b':', rest @ ..], Some(_)) | (rest, None) => Some(inside(rest)?),
+            _ => return None,
+        };
+        Some(Self { image: PathBuf::new(), volume, sub, inside })
+    }
 }
 
-fn tail(rest: &[u8]) -> Option<(Option<u32>, Option<Inside>)> {
-    let (volume, rest) = match rest.strip_prefix(b"p") {
-        Some(number) => {
-            let end = number.iter().position(|byte| *byte == b':').unwrap_or(number.len());
-            let digits = std::str::from_utf8(number.get(..end)?).ok()?;
-            let volume = digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))?;
-            match number.get(end + 1..) {
-                Some(rest) => (Some(volume), rest),
-                None => return Some((Some(volume), None)),
-            }
-        }
-        None => (None, rest),
-    };
-    let inside = match rest.strip_prefix(b"#") {
-        Some(number) => Inside::Inode(std::str::from_utf8(number).ok()?.parse().ok()?),
-        None if rest.first() == Some(&b'/') => Inside::Path(rest.to_vec()),
-        None => return None,
-    };
-    Some((volume, Some(inside)))
+/// The characters of names in LVM, and `~`, which tells two volumes of one name apart.
+fn is_label(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"+_.-~".contains(&byte)
+}
+
+fn inside(rest: &[u8]) -> Option<Inside> {
+    match rest.strip_prefix(b"#") {
+        Some(number) => Some(Inside::Inode(std::str::from_utf8(number).ok()?.parse().ok()?)),
+        None if rest.first() == Some(&b'/') => Some(Inside::Path(rest.to_vec())),
+        None => None,
+    }
 }
 
 #[cfg(test)]
@@ -78,17 +98,28 @@ mod tests {
         let there = ["disk.img", "odd:p2", "a:b"];
         let parse = |text: &str| {
             let found = Address::parse(OsStr::new(text), |name| there.iter().any(|one| OsStr::new(one) == name));
-            (found.image.to_string_lossy().into_owned(), found.volume, found.inside)
+            let sub = found.sub.map(|sub| String::from_utf8(sub).unwrap());
+            let label = found.volume.map(|label| sub.map_or(label.clone(), |sub| format!("{label} and {sub}")));
+            (found.image.to_string_lossy().into_owned(), label, found.inside)
         };
         let path = |path: &str| Some(Inside::Path(path.as_bytes().to_vec()));
+        let label = |label: &str| Some(label.to_owned());
         assert_eq!(parse("disk.img"), ("disk.img".into(), None, None));
-        assert_eq!(parse("disk.img:p2"), ("disk.img".into(), Some(2), None));
-        assert_eq!(parse("disk.img:p2:/etc/x:y"), ("disk.img".into(), Some(2), path("/etc/x:y")));
-        assert_eq!(parse("disk.img:p2:#17"), ("disk.img".into(), Some(2), Some(Inside::Inode(17))));
+        assert_eq!(parse("disk.img:p2"), ("disk.img".into(), label("p2"), None));
+        assert_eq!(parse("disk.img:p2:/etc/x:y"), ("disk.img".into(), label("p2"), path("/etc/x:y")));
+        assert_eq!(parse("disk.img:p2:#17"), ("disk.img".into(), label("p2"), Some(Inside::Inode(17))));
         assert_eq!(parse("disk.img:/etc"), ("disk.img".into(), None, path("/etc")));
+        assert_eq!(parse("disk.img:vg--0-root~2:/x"), ("disk.img".into(), label("vg--0-root~2"), path("/x")));
+        assert_eq!(parse("disk.img:p2@home"), ("disk.img".into(), label("p2 and home"), None));
+        assert_eq!(parse("disk.img:p2@@a/b@c:d:/x@y"), ("disk.img".into(), label("p2 and @a/b@c:d"), path("/x@y")));
+        assert_eq!(parse("disk.img:md-x@s:#5"), ("disk.img".into(), label("md-x and s"), Some(Inside::Inode(5))));
         assert_eq!(parse("odd:p2"), ("odd:p2".into(), None, None));
-        assert_eq!(parse("odd:p2:p3"), ("odd:p2".into(), Some(3), None));
+        assert_eq!(parse("odd:p2:p3"), ("odd:p2".into(), label("p3"), None));
         assert_eq!(parse("a:b:#4"), ("a:b".into(), None, Some(Inside::Inode(4))));
-        assert_eq!(parse("none:p2").0, "none:p2");
+        for none in
+            ["none:p2", "disk.img:p2@", "disk.img:@s", "disk.img:", "disk.img:p2:x", "disk.img:p 2", "disk.img:#x"]
+        {
+            assert_eq!(parse(none).0, none);
+        }
     }
 }

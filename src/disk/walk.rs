@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::fs::{Entry, FileKind, Filesystem, Node, State};
 use crate::image::ReadError;
+use crate::report::readable;
 
 /// The longest path that is followed, in bytes.
 const LONGEST: usize = 1 << 16;
@@ -170,9 +171,17 @@ fn read(fs: &dyn Filesystem, directory: u64, deleted: bool) -> Result<Read, Read
 /// The inodes of the next entries.
 fn look(fs: &dyn Filesystem, entries: &mut std::vec::IntoIter<Entry>) -> Vec<Seen> {
     let part: Vec<_> = entries.take(PART).collect();
-    let seen = part.into_par_iter().with_min_len(64).map(|entry| match fs.look(entry.inode) {
-        Ok((node, readable)) => Seen { entry, node: Ok(node), readable },
-        Err(error) => Seen { entry, node: Err(error), readable: false },
+    let seen = part.into_par_iter().with_min_len(64).map(|entry| {
+        let looked = if entry.state == State::Deleted && entry.inode == 0 {
+            let attempted = format!("read the metadata of {}", readable(&entry.name));
+            Err(ReadError::caller(attempted, "nothing leads to it any more"))
+        } else {
+            fs.look(entry.inode)
+        };
+        match looked {
+            Ok((node, readable)) => Seen { entry, node: Ok(node), readable },
+            Err(error) => Seen { entry, node: Err(error), readable: false },
+        }
     });
     seen.collect()
 }
@@ -190,7 +199,8 @@ pub fn find(fs: &dyn Filesystem, path: &[u8]) -> Result<u64, ReadError> {
     let mut here = fs.root();
     for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
         let listing = fs.entries(here, false)?;
-        let entry = listing.entries.into_iter().find(|entry| entry.name == part);
+        let exact = listing.entries.iter().find(|entry| entry.name == part);
+        let entry = exact.or_else(|| listing.entries.iter().find(|entry| fs.same_name(&entry.name, part)));
         here = entry.map(|entry| entry.inode).ok_or_else(|| {
             let attempted = format!("find {}", String::from_utf8_lossy(path));
             ReadError::caller(attempted, format!("there is no {}", String::from_utf8_lossy(part)))

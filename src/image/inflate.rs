@@ -1,5 +1,5 @@
-//! Deflated units of known length. The state of the decoder is kept for each thread: setting one up costs as much as a
-//! small unit.
+//! Compressed units of known length: deflate and zstd. The state of the deflate decoder is kept for each thread: setting
+//! one up costs as much as a small unit.
 
 use std::cell::RefCell;
 
@@ -39,6 +39,41 @@ pub(crate) fn raw(packed: &[u8], into: &mut [u8]) -> Result<(), String> {
     })
 }
 
+/// The same for a stream that may end before `into` is full: how many bytes it gave. Its checksum is checked.
+pub(crate) fn zlib_up_to(packed: &[u8], into: &mut [u8]) -> Result<usize, String> {
+    ZLIB.with_borrow_mut(|decoder| {
+        decoder.reset(true);
+        let status = decoder.decompress(packed, into, FlushDecompress::Finish).map_err(|error| error.to_string())?;
+        let (done, want) = (decoder.total_out(), into.len() as u64);
+        match status {
+            Status::StreamEnd => {}
+            _ if done < want => return Err("a stream without an end".to_owned()),
+            _ => match behind(decoder, packed, want)? {
+                Rest::Ended => {}
+                Rest::More => return Err(format!("more than {want} bytes")),
+                Rest::Torn => return Err("a stream without an end".to_owned()),
+            },
+        }
+        Ok(usize::try_from(done).unwrap_or(usize::MAX))
+    })
+}
+
+/// Decodes one zstd frame (RFC 8878), which must fill `into`; what follows it is ignored.
+pub(crate) fn zstd(packed: &[u8], into: &mut [u8]) -> Result<(), String> {
+    match zstd_up_to(packed, into)? {
+        len if len == into.len() => Ok(()),
+        len => Err(format!("{len} bytes")),
+    }
+}
+
+/// The same for a frame that may end before `into` is full: how many bytes it gave.
+pub(crate) fn zstd_up_to(packed: &[u8], into: &mut [u8]) -> Result<usize, String> {
+    let name = |code| zstd::zstd_safe::get_error_name(code).to_owned();
+    let len = zstd::zstd_safe::find_frame_compressed_size(packed).map_err(name)?;
+    let frame = packed.get(..len).unwrap_or(packed);
+    zstd::zstd_safe::decompress(into, frame).map_err(name)
+}
+
 /// How a stream goes on behind the bytes that were asked for.
 enum Rest {
     Ended,
@@ -52,7 +87,11 @@ fn fill(decoder: &mut Decompress, header: bool, packed: &[u8], into: &mut [u8]) 
     if first(decoder, packed, into)? == Status::StreamEnd {
         return Ok(Rest::Ended);
     }
-    // The content is full, but only the end of the stream brings its checksum.
+    behind(decoder, packed, want)
+}
+
+/// The content is full, but only the end of the stream brings its checksum.
+fn behind(decoder: &mut Decompress, packed: &[u8], want: u64) -> Result<Rest, String> {
     let used = usize::try_from(decoder.total_in()).unwrap_or(usize::MAX);
     let rest = packed.get(used..).unwrap_or_default();
     let status = decoder.decompress(rest, &mut [0], FlushDecompress::Finish).map_err(|error| error.to_string())?;
@@ -93,6 +132,13 @@ mod tests {
         assert!(zlib(&packed[..packed.len() - 1], &mut into).is_err());
         assert!(zlib(&packed, &mut into[1..]).is_err() && zlib(&packed, &mut vec![0; want.len() + 1]).is_err());
         assert!(zlib(b"", &mut into).is_err() && zlib(b"nonsense", &mut into).is_err());
+
+        let mut roomy = vec![7; want.len() + 3];
+        assert_eq!(zlib_up_to(&packed, &mut roomy), Ok(want.len()));
+        assert_eq!(zlib_up_to(&packed, &mut into), Ok(want.len()));
+        assert!(roomy[..want.len()] == want && into == want);
+        assert!(zlib_up_to(&damaged, &mut roomy).is_err() && zlib_up_to(&damaged, &mut into).is_err());
+        assert!(zlib_up_to(&packed, &mut into[1..]).is_err() && zlib_up_to(&packed[..99], &mut roomy).is_err());
 
         zlib_or_longer(&packed, &mut into[1..]).unwrap();
         zlib_or_longer(&packed, &mut into).unwrap();

@@ -12,7 +12,7 @@ mod exhibit;
 pub mod fields;
 mod file;
 pub mod formats;
-mod inflate;
+pub(crate) mod inflate;
 pub mod joined;
 mod layer;
 pub mod map;

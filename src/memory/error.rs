@@ -21,6 +21,9 @@ pub enum Fault {
     /// Mapped, but the image does not hold the page.
     #[error("the image holds nothing at physical {0:#x}")]
     NotInImage(u64),
+    /// The image should hold it and cannot be read there: the file, or what wraps it, is broken.
+    #[error("the image cannot be read at physical {0:#x}: impound verify, or the disk it lies on, may tell why")]
+    Unreadable(u64),
 }
 
 /// A failure of an analysis.

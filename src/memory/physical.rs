@@ -1,10 +1,10 @@
 //! Guest-physical memory: pages of the image, cached, read by many threads. A gap of the image is a fault, never zeros.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::Fault;
-use crate::image::ReadAt;
+use crate::image::{Cpu, Machine, ReadAt, ReadError};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -18,13 +18,60 @@ type Page = [u8; PAGE as usize];
 /// See the module.
 pub struct Physical {
     image: Arc<dyn ReadAt>,
+    machine: Machine,
+    broken: OnceLock<String>,
     shards: Vec<Mutex<HashMap<u64, Arc<Page>>>>,
 }
 
 impl Physical {
     /// The memory that an image holds.
     pub fn new(image: Arc<dyn ReadAt>) -> Self {
-        Self { image, shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self {
+            image,
+            machine: Machine::default(),
+            broken: OnceLock::new(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// The same memory, and what the image tells of the machine: registers, and the frames of a Xen PV guest.
+    #[must_use]
+    pub fn with_machine(mut self, machine: Option<&Machine>) -> Self {
+        self.machine = machine.cloned().unwrap_or_default();
+        self
+    }
+
+    /// Registers of the virtual CPUs, as far as the image tells.
+    pub fn cpus(&self) -> &[Cpu] {
+        &self.machine.cpus
+    }
+
+    /// Where in this memory lies what an entry of a page table calls `address`: page tables of Xen PV guests hold frames of the
+    /// machine.
+    pub fn guest_address(&self, address: u64) -> Result<u64, Fault> {
+        match &self.machine.frames {
+            None => Ok(address),
+            Some(frames) => {
+                let frame = frames.guest_frame(address / PAGE).ok_or(Fault::NotInImage(address))?;
+                Ok(frame.checked_mul(PAGE).ok_or(Fault::NoAddress(address))? + address % PAGE)
+            }
+        }
+    }
+
+    /// What went wrong first while the image was read, if anything did: not what it lacks, but what it should hold.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
+    }
+
+    /// Why the image does not give what is at `at`: it does not hold it, or it could not be read, which is remembered.
+    pub(super) fn fault(&self, at: u64, error: &ReadError) -> Fault {
+        match error.root() {
+            ReadError::Gap { .. } | ReadError::Caller { .. } => Fault::NotInImage(at),
+            _ => {
+                self.broken.get_or_init(|| error.to_string());
+                Fault::Unreadable(at)
+            }
+        }
     }
 
     /// The image itself.
@@ -72,7 +119,7 @@ impl Physical {
         }
         let mut bytes = vec![0; len];
         // Large copies pass the cache by.
-        self.image.read_at(at, &mut bytes).map_err(|_| Fault::NotInImage(at))?;
+        self.image.read_at(at, &mut bytes).map_err(|error| self.fault(at, &error))?;
         Ok(bytes)
     }
 
@@ -88,7 +135,7 @@ impl Physical {
             let mut page: Page = [0; PAGE as usize];
             if self.image.read_at(number * PAGE, &mut page).is_err() {
                 // The image may end, or begin to lack, within the page.
-                return self.image.read_at(at, into).map_err(|_| Fault::NotInImage(at));
+                return self.image.read_at(at, into).map_err(|error| self.fault(at, &error));
             }
             let page = Arc::new(page);
             let mut pages = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,6 +155,35 @@ impl Physical {
 mod tests {
     use super::*;
     use crate::image::InMemory;
+
+    /// Four pages: the second cannot be read, the third is missing.
+    struct Broken;
+
+    impl ReadAt for Broken {
+        fn len(&self) -> u64 {
+            4 * PAGE
+        }
+
+        fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), ReadError> {
+            match (at / PAGE, (at + into.len() as u64 - 1) / PAGE) {
+                (1, _) | (_, 1) => Err(ReadError::corrupt("a table", at, "sense", "none")),
+                (2, _) | (_, 2) => Err(ReadError::within("a part")(ReadError::caller("read it", "it ends before"))),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_broken_is_no_absence() {
+        let memory = Physical::new(Arc::new(Broken));
+        let mut some = [0; 8];
+        assert_eq!(memory.read(0, &mut some), Ok(()));
+        assert_eq!(memory.read(2 * PAGE, &mut some), Err(Fault::NotInImage(2 * PAGE)));
+        assert_eq!(memory.broken(), None);
+        assert_eq!(memory.read(PAGE + 8, &mut some), Err(Fault::Unreadable(PAGE + 8)));
+        assert!(memory.broken().is_some_and(|why| why.contains("a table is damaged")));
+        assert_eq!(memory.vec(PAGE, 16), Err(Fault::Unreadable(PAGE)));
+    }
 
     #[test]
     fn reads_cross_pages_and_end_where_the_image_ends() {

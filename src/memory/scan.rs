@@ -37,7 +37,8 @@ pub(super) fn scan(memory: &Physical, patterns: &[&[u8]], accept: impl Fn(Hit, &
         // What follows the chunk may be a gap: then the chunk alone.
         if memory.image().read_at(begin, buffer).is_err() {
             buffer.truncate((end - begin) as usize);
-            if memory.image().read_at(begin, buffer).is_err() {
+            if let Err(error) = memory.image().read_at(begin, buffer) {
+                memory.fault(begin, &error);
                 return Vec::new();
             }
         }

@@ -115,7 +115,7 @@ impl Guest {
     fn boot_once(spec: &Spec) -> Result<Self> {
         let fixture = fixture(spec.fixture)?;
         let folder = tempfile::Builder::new().prefix("impound-guest-").tempdir()?;
-        let (program, first) = qemu_command()?;
+        let (program, first) = qemu_command(&fixture)?;
         let mut command = Command::new(&program);
         command.args(first).args(arguments(spec, &fixture, folder.path())?);
         let log = File::create(folder.path().join("qemu.log"))?;
@@ -147,6 +147,15 @@ impl Guest {
     /// The test's own QMP connection, on the second socket.
     pub fn control(&self) -> MutexGuard<'_, Control> {
         lock(&self.control)
+    }
+
+    /// What the guest's own kernel said of `name` before it was ready (`truth` in linux-small's init), in lines.
+    pub fn truth(&self, name: &str) -> Result<Vec<String>> {
+        let serial = self.serial();
+        let mut lines = serial.lines().map(|line| line.trim_end_matches('\r'));
+        let begin = format!("impound-truth begin {name}");
+        lines.find(|line| *line == begin).with_context(|| format!("the guest said nothing of {name}"))?;
+        Ok(lines.take_while(|line| *line != "impound-truth end").map(str::to_owned).collect())
     }
 
     /// Ends QEMU at once, as a crash of the hypervisor would.
@@ -284,13 +293,14 @@ impl Beat {
 
 /// Where a built fixture is; an error that says how to build it.
 pub fn fixture(name: &str) -> Result<PathBuf> {
-    let folder = match std::env::var_os("IMPOUND_FIXTURES") {
-        Some(folder) => PathBuf::from(folder),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/vm-fixtures"),
-    };
-    let fixture = folder.join(name);
-    ensure!(fixture.join("stamp").is_file(), "no fixture {name} in {}: run scripts/fixtures", folder.display());
+    let fixture = place_of(name);
+    ensure!(fixture.join("stamp").is_file(), "no fixture in {}: run scripts/fixtures {name}", fixture.display());
     Ok(fixture)
+}
+
+fn place_of(name: &str) -> PathBuf {
+    let folder = std::env::var_os("IMPOUND_FIXTURES").map(PathBuf::from);
+    folder.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/vm-fixtures")).join(name)
 }
 
 /// Waits until `condition` holds; an error names `what` was waited for and how long.
@@ -310,8 +320,17 @@ pub fn wait_for<T>(timeout: Duration, what: &str, mut attempt: impl FnMut() -> R
     }
 }
 
+/// Why a fixture could not be built on this machine, if that is so: no mirror offers what it is made of.
+pub fn absent(name: &str) -> Option<String> {
+    let folder = place_of(name);
+    if folder.join("stamp").is_file() { None } else { fs::read_to_string(folder.join("absent")).ok() }
+}
+
 /// The program and the arguments that go before ours.
-fn qemu_command() -> Result<(String, Vec<String>)> {
+fn qemu_command(fixture: &Path) -> Result<(String, Vec<String>)> {
+    if text(&fixture.join("arch")).trim() == "arm64" {
+        return Ok(("qemu-system-aarch64".to_owned(), Vec::new()));
+    }
     let command = std::env::var("IMPOUND_QEMU").unwrap_or_else(|_| "qemu-system-x86_64".into());
     let mut words = command.split_whitespace().map(str::to_owned);
     let program = words.next().context("IMPOUND_QEMU is empty")?;

@@ -11,4 +11,5 @@ pub mod control;
 pub mod counter;
 pub mod guest;
 pub mod killer;
+pub mod memory;
 pub mod run;

@@ -10,7 +10,7 @@ use impound::image::ReadError;
 
 use crate::kit::{debugfs, folder, impound, make, open, read, tool, tree};
 
-fn files(fs: &dyn Filesystem) -> BTreeMap<Vec<u8>, u64> {
+pub(crate) fn files(fs: &dyn Filesystem) -> BTreeMap<Vec<u8>, u64> {
     let mut all = BTreeMap::new();
     let how = How { recursive: true, deleted: false };
     let mut odd = |line: String| panic!("{line}");
@@ -27,7 +27,13 @@ fn files(fs: &dyn Filesystem) -> BTreeMap<Vec<u8>, u64> {
 }
 
 /// Compares with the tree on this machine; gives the number of files.
-fn same(fs: &dyn Filesystem, all: &BTreeMap<Vec<u8>, u64>, root: &Path, here: &Path, apart: &[&str]) -> usize {
+pub(crate) fn same(
+    fs: &dyn Filesystem,
+    all: &BTreeMap<Vec<u8>, u64>,
+    root: &Path,
+    here: &Path,
+    apart: &[&str],
+) -> usize {
     let mut count = 0;
     for entry in std::fs::read_dir(here).unwrap() {
         let path = entry.unwrap().path();

@@ -87,3 +87,23 @@ pub(crate) fn debugfs(image: &Path, request: &str) -> String {
     let output = tool("debugfs", [OsStr::new("-w"), OsStr::new("-R"), OsStr::new(request), image.as_os_str()]);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// Mounts, if this machine lets us; with these options.
+pub(crate) fn mounted(image: &Path, options: &str, at: &Path, work: impl FnOnce(&Path)) -> bool {
+    mounted_as("auto", image, options, at, work)
+}
+
+/// The same by the driver of this name.
+pub(crate) fn mounted_as(kind: &str, image: &Path, options: &str, at: &Path, work: impl FnOnce(&Path)) -> bool {
+    std::fs::create_dir_all(at).unwrap();
+    let mounted = Command::new("mount").args(["-t", kind, "-o", options]).arg(image).arg(at).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this machine cannot mount a loop device with the file system of {}", image.display());
+        return false;
+    }
+    // Whatever fails inside, no mount stays behind.
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(at)));
+    assert!(Command::new("timeout").arg("60").arg("umount").arg(at).status().unwrap().success());
+    done.unwrap_or_else(|failed| std::panic::resume_unwind(failed));
+    true
+}

@@ -10,11 +10,26 @@
     reason = "a test fails by panicking"
 )]
 
+mod btrfs;
+mod btrfs_damage;
+mod btrfs_log;
+mod btrfs_lost;
 mod damage;
 mod deleted;
+mod exfat;
 mod ext;
 mod extract;
+mod fat;
 mod features;
+mod iso;
 mod kit;
+mod luks;
+mod lvm;
+mod md;
+mod ntfs;
+mod samples;
 mod verbs;
 mod volumes;
+mod xfs;
+mod xfs_damage;
+mod xfs_kit;

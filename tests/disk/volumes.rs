@@ -21,7 +21,11 @@ fn sfdisk(at: &Path, script: &str) -> PathBuf {
 
 fn numbers(image: &Path) -> Vec<(u32, u64)> {
     let found = scan(&bytes(image)).unwrap();
-    found.list.iter().filter_map(|volume| Some((volume.number?, volume.from / 512))).collect()
+    found
+        .list
+        .iter()
+        .filter_map(|volume| Some((volume.label.as_ref()?.strip_prefix("p")?.parse().unwrap(), volume.from? / 512)))
+        .collect()
 }
 
 #[test]

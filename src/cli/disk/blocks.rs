@@ -105,7 +105,7 @@ const RANGES: &[Column] = &[
 fn table(disk: &Disk, args: &BlockArgs, context: &Context) -> Result<Exit> {
     let (all, mut whole) = disk.mounted(context)?;
     let mut rows = context.table(RANGES);
-    for Mounted { label, fs } in all {
+    for Mounted { label, fs, .. } in all.into_iter().filter(|one| !one.inner) {
         let size = fs.block_size();
         let mut row = |range: Range<u64>, used| {
             let count = range.end - range.start;
@@ -175,9 +175,12 @@ impl Output {
 }
 
 fn write(disk: &Disk, args: &BlockArgs, output: &Path, context: &Context) -> Result<Exit> {
-    let (all, mut whole) = disk.mounted(context)?;
-    let [Mounted { label, fs }] = all.as_slice() else { return Err(UsageError("say which volume".to_owned()).into()) };
-    let what = || anyhow!("blocks of {} have no place on one volume; extract its files instead", fs.name());
+    let (mut all, mut whole) = disk.mounted(context)?;
+    all.retain(|one| !one.inner);
+    let [Mounted { label, fs, .. }] = all.as_slice() else {
+        return Err(UsageError("say which volume".to_owned()).into());
+    };
+    let what = || anyhow!("blocks of {} have no one place on the volume; extract its files instead", fs.name());
     let space = fs.space().ok_or_else(what)?;
     let mut to = Output::open(output)?;
     let task = context.progress().begin("writing", None);
@@ -245,7 +248,7 @@ struct Line {
 }
 
 fn owners(disk: &Disk, wanted: &Wanted, context: &Context) -> Result<Exit> {
-    let (Mounted { label, fs }, ..) = disk.one(context)?;
+    let (Mounted { label, fs, .. }, ..) = disk.one(context)?;
     if let Some(last) = wanted.ranges().last().filter(|last| last.end > fs.blocks()) {
         let what =
             format!("there is no block {}; the last of {label} is {}", last.end - 1, fs.blocks().saturating_sub(1));

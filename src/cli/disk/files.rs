@@ -1,9 +1,11 @@
 //! Single files: `stat`, `cat`; and `hash` of all.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use rayon::prelude::*;
 
 use super::super::Exit;
@@ -14,7 +16,7 @@ use crate::disk::fs::{FileKind, Filesystem};
 use crate::disk::walk::How;
 use crate::image::{Kind, ReadAt, ReadError, digest::Digests, map};
 use crate::progress::Task;
-use crate::report::{Absent, Cell, Column, Rows, printable};
+use crate::report::{Absent, Cell, Column, Rows, printable, readable};
 
 /// Bytes that are read at a time.
 const CHUNK: u64 = 1 << 20;
@@ -48,6 +50,10 @@ pub(super) fn stat(disk: &Disk, context: &Context) -> Result<Exit> {
     }
     if node.kind == Some(FileKind::Link) {
         row("target", mounted.fs.target(inode).map_or(Cell::Absent(Absent::Unreadable), Cell::Name))?;
+    }
+    for stream in mounted.fs.streams(inode)? {
+        row("stream", Cell::Name(stream.name))?;
+        row("stream size", Cell::Bytes(stream.content.len()))?;
     }
     for run in mounted.fs.runs(inode)? {
         let (end, unwritten) =
@@ -87,7 +93,7 @@ pub(super) fn pieces(content: &dyn ReadAt, take: Take<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn cat(disk: &Disk, slack: bool, context: &Context) -> Result<Exit> {
+pub(super) fn cat(disk: &Disk, slack: bool, stream: Option<&OsStr>, context: &Context) -> Result<Exit> {
     let mut out = raw_stdout()?;
     let (mounted, inode, _) = disk.one(context)?;
     let node = mounted.fs.node(inode)?;
@@ -95,7 +101,10 @@ pub(super) fn cat(disk: &Disk, slack: bool, context: &Context) -> Result<Exit> {
         out.write_all(&mounted.fs.slack(inode)?)?;
         return Ok(Exit::Complete);
     }
-    let content = mounted.fs.content(inode)?;
+    let content = match stream {
+        Some(name) => stream_of(mounted.fs.as_ref(), inode, name.as_bytes())?,
+        None => mounted.fs.content(inode)?,
+    };
     let done = pieces(content.as_ref(), &mut |piece| match piece {
         Ok(bytes) => out.write_all(bytes),
         Err(zeros) => write_zeros(&mut out, zeros),
@@ -110,6 +119,18 @@ pub(super) fn cat(disk: &Disk, slack: bool, context: &Context) -> Result<Exit> {
         Err(error) => Err(error),
         Ok(()) => Ok(exit(node.odd.is_empty())),
     }
+}
+
+/// The stream of this name, as the file system compares names.
+fn stream_of(fs: &dyn Filesystem, inode: u64, name: &[u8]) -> Result<Arc<dyn ReadAt>> {
+    let streams = fs.streams(inode)?;
+    let exact = streams.iter().find(|stream| stream.name == name);
+    let found = exact.or_else(|| streams.iter().find(|stream| fs.same_name(&stream.name, name)));
+    found.map(|stream| Arc::clone(&stream.content)).ok_or_else(|| {
+        let names: Vec<_> = streams.iter().map(|stream| printable(&readable(&stream.name))).collect();
+        let there = if names.is_empty() { "it has none".to_owned() } else { format!("it has {}", names.join(", ")) };
+        anyhow!("the file has no stream {}; {there}", printable(&readable(name)))
+    })
 }
 
 const HASHES: &[Column] =
@@ -132,6 +153,8 @@ struct Waiting {
     inode: u64,
     size: u64,
     fs: Arc<dyn Filesystem>,
+    /// Not the content, but this stream.
+    stream: Option<Arc<dyn ReadAt>>,
 }
 
 /// Files that wait for their digests, and rows that were printed.
@@ -183,18 +206,25 @@ pub(super) fn hash(disk: &Disk, args: &HashArgs, context: &Context) -> Result<Ex
         waiting: Vec::new(),
         good: true,
     };
-    let whole =
-        disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| match found.node {
-            Ok(node) if node.kind == Some(FileKind::File) => {
-                let (label, fs) = (mounted.label.clone(), Arc::clone(&mounted.fs));
-                hashing.add(Waiting { label, path: found.path, inode: found.entry.inode, size: node.size, fs })
-            }
-            Ok(_) => Ok(()),
-            Err(_) => {
-                hashing.good = false;
-                Ok(())
-            }
-        })?;
+    let whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
+        let Ok(node) = &found.node else {
+            hashing.good = false;
+            return Ok(());
+        };
+        let wait = |path: Vec<u8>, size, stream| {
+            let (label, fs) = (mounted.label.clone(), Arc::clone(&mounted.fs));
+            Waiting { label, path, inode: node.inode, size, fs, stream }
+        };
+        for stream in mounted.fs.streams(node.inode)? {
+            let path = [found.path.as_slice(), b":", &stream.name].concat();
+            hashing.add(wait(path, stream.content.len(), Some(stream.content)))?;
+        }
+        if node.kind == Some(FileKind::File) {
+            let (path, size) = (found.path.clone(), node.size);
+            hashing.add(wait(path, size, None))?;
+        }
+        Ok(())
+    })?;
     hashing.print()?;
     hashing.rows.end()?;
     Ok(exit(whole && hashing.good))
@@ -202,7 +232,7 @@ pub(super) fn hash(disk: &Disk, args: &HashArgs, context: &Context) -> Result<Ex
 
 /// In the order of `wanted`.
 fn digests(file: &Waiting, wanted: &[&str], task: &dyn Task) -> Result<Vec<crate::image::Carried>> {
-    let content = file.fs.content(file.inode)?;
+    let content = file.stream.clone().map_or_else(|| file.fs.content(file.inode), Ok)?;
     let mut sums = Digests::new(wanted);
     pieces(content.as_ref(), &mut |piece| {
         match piece {

@@ -51,10 +51,11 @@ const CHANGES: &[Column] = &[
 ];
 
 pub(super) fn journal(disk: &Disk, args: &JournalArgs, context: &Context) -> Result<Exit> {
-    let (all, mut whole) = disk.mounted(context)?;
+    let (mut all, mut whole) = disk.mounted(context)?;
+    all.retain(|one| !one.inner);
     let mut rows = context.table(CHANGES);
     let (task, mut read, count) = (context.counting("reading", "entries"), 0, all.len());
-    for Mounted { label, fs } in all {
+    for Mounted { label, fs, .. } in all {
         let mut failed = None;
         let done = fs.changes(&mut |change| {
             task.add(1);

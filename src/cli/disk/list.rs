@@ -8,8 +8,9 @@ use rayon::prelude::*;
 use super::super::Exit;
 use super::super::context::Context;
 use super::open::{Disk, Mounted};
-use crate::disk::fs::{FileKind, Lost, Node, State};
+use crate::disk::fs::{FileKind, Filesystem, Lost, Node, State, Stream};
 use crate::disk::walk::{self, Found, How};
+use crate::image::{Kind, ReadError};
 use crate::progress::Task;
 use crate::report::{Absent, Cell, Column, Rows, printable};
 
@@ -21,25 +22,44 @@ pub(super) fn exit(whole: bool) -> Exit {
     if whole { Exit::Complete } else { Exit::Partial }
 }
 
-const PARTS: &[Column] =
-    &[Column("volume"), Column("at"), Column("size"), Column("what"), Column("type"), Column("name"), Column("holds")];
+const PARTS: &[Column] = &[
+    Column("volume"),
+    Column("on"),
+    Column("at"),
+    Column("size"),
+    Column("what"),
+    Column("type"),
+    Column("name"),
+    Column("holds"),
+    Column("note"),
+];
 
 pub(super) fn parts(disk: &Disk, context: &Context) -> Result<Exit> {
     let mut rows = context.table(PARTS);
+    let text = |text: &Option<String>| Cell::or_absent(text.as_ref(), Absent::NotApplicable, Cell::text);
     for volume in &disk.volumes.list {
         rows.row(vec![
-            Cell::or_absent(volume.label(), Absent::NotApplicable, Cell::text),
-            Cell::Address(volume.from),
+            text(&volume.label),
+            text(&volume.on),
+            Cell::or_absent(volume.from, Absent::NotApplicable, Cell::Address),
             Cell::Bytes(volume.len),
             Cell::text(volume.what.name()),
             Cell::text(&volume.kind),
-            Cell::or_absent(volume.name.as_ref(), Absent::NotApplicable, Cell::text),
+            text(&volume.name),
             Cell::or_absent(volume.holds, Absent::Unknown, Cell::text),
+            text(&volume.note),
         ])?;
     }
     rows.end()?;
     disk.volumes.odd.iter().for_each(|line| context.say(&printable(line)));
-    Ok(Exit::Complete)
+    // Volumes may lie in what cannot be read: the list is not all there is.
+    let lacking = disk.volumes.readable().filter_map(|one| Some((one.label.as_ref()?, one.lacks.as_ref()?)));
+    let mut whole = true;
+    for (label, why) in lacking {
+        context.say(&printable(&format!("{label}: {why}")));
+        whole = false;
+    }
+    Ok(exit(whole))
 }
 
 const FACTS: &[Column] = &[Column("volume"), Column("file_system"), Column("property"), Column("value")];
@@ -49,7 +69,7 @@ pub(super) fn facts(disk: &Disk, context: &Context) -> Result<Exit> {
     let mut rows = context.table(FACTS);
     for mounted in all {
         let odd = mounted.fs.odd().into_iter().map(|line| ("odd".to_owned(), line));
-        for (name, value) in mounted.fs.facts().into_iter().chain(odd) {
+        for (name, value) in mounted.facts.into_iter().chain(mounted.fs.facts()).chain(odd) {
             let first = [Cell::text(&mounted.label), Cell::text(mounted.fs.name())];
             rows.row(first.into_iter().chain([Cell::text(name), Cell::text(value)]).collect())?;
         }
@@ -110,7 +130,7 @@ const BATCH: usize = 4096;
 /// Rows of files that were found, made by all cores.
 struct Files {
     rows: Box<dyn Rows>,
-    waiting: Vec<(Arc<str>, Found)>,
+    waiting: Vec<(Arc<str>, Arc<dyn Filesystem>, Found)>,
     task: Box<dyn Task>,
     /// All that was found could be read.
     good: bool,
@@ -122,19 +142,20 @@ impl Files {
         Self { rows: context.table(FILES), waiting: Vec::new(), task, good: true }
     }
 
-    fn add(&mut self, label: &Arc<str>, found: Found) -> Result<()> {
+    fn add(&mut self, label: &Arc<str>, fs: &Arc<dyn Filesystem>, found: Found) -> Result<()> {
         // What a deleted name points to may long be somebody else's.
         let live = found.entry.state == State::Allocated;
         self.good &= !live || (found.readable && found.node.as_ref().is_ok_and(|node| node.odd.is_empty()));
-        self.waiting.push((Arc::clone(label), found));
+        self.waiting.push((Arc::clone(label), Arc::clone(fs), found));
         if self.waiting.len() >= BATCH { self.print() } else { Ok(()) }
     }
 
     fn print(&mut self) -> Result<()> {
         self.task.add(self.waiting.len() as u64);
         let waiting = std::mem::take(&mut self.waiting);
-        let rows = waiting.into_par_iter().with_min_len(128).map(|(label, found)| row(&label, found));
-        Ok(self.rows.rows(rows.collect())?)
+        let rows = waiting.into_par_iter().with_min_len(128).map(|(label, fs, found)| rows(&label, fs.as_ref(), found));
+        let rows: Vec<_> = rows.collect::<Result<_, ReadError>>()?;
+        Ok(self.rows.rows(rows.into_iter().flatten().collect())?)
     }
 
     fn lost(&mut self, label: &str, lost: &Lost) -> Result<()> {
@@ -150,23 +171,42 @@ impl Files {
     }
 }
 
-/// Could the content be read? Its map was, not its bytes.
-fn row(label: &str, found: Found) -> Vec<Cell> {
+/// The row of a file, and one for each of its streams.
+fn rows(label: &str, fs: &dyn Filesystem, found: Found) -> Result<Vec<Vec<Cell>>, ReadError> {
+    let live = found.entry.state == State::Allocated;
+    let streams = if live { streams(label, fs, &found)? } else { Vec::new() };
     let file = found.node.as_ref().is_ok_and(|node| node.kind == Some(FileKind::File));
-    let content = match found.readable {
-        _ if !file || found.entry.state != State::Allocated => Cell::Absent(Absent::NotApplicable),
-        true => Cell::Word("readable"),
-        false => Cell::Word("unreadable"),
-    };
+    // Could the content be read? Its map was, not its bytes.
+    let content = if file && live { readable(found.readable) } else { Cell::Absent(Absent::NotApplicable) };
     let last = [Cell::Word(found.entry.state.name()), Cell::Word(found.entry.source), content];
-    cells(label, Cell::Name(found.path), found.entry.inode, found.node.as_ref().ok(), last)
+    let own = cells(label, Cell::Name(found.path), found.entry.inode, found.node.as_ref().ok(), last);
+    Ok(std::iter::once(own).chain(streams).collect())
+}
+
+fn readable(readable: bool) -> Cell {
+    Cell::Word(if readable { "readable" } else { "unreadable" })
+}
+
+/// A row for each stream of a file, as `path:stream`.
+fn streams(label: &str, fs: &dyn Filesystem, found: &Found) -> Result<Vec<Vec<Cell>>, ReadError> {
+    let Ok(node) = &found.node else { return Ok(Vec::new()) };
+    let row = |stream: Stream| {
+        let size = stream.content.len();
+        let gap = size > 0 && !stream.content.extent(0).is_ok_and(|extent| !matches!(extent.kind, Kind::Gap(_)));
+        let last = [Cell::Word(found.entry.state.name()), Cell::Word("stream"), readable(!gap)];
+        let path = Cell::Name([found.path.as_slice(), b":", &stream.name].concat());
+        let node = Node { kind: Some(FileKind::File), size, ..node.clone() };
+        cells(label, path, node.inode, Some(&node), last)
+    };
+    Ok(fs.streams(node.inode)?.into_iter().map(row).collect())
 }
 
 pub(super) fn ls(disk: &Disk, recursive: bool, deleted: bool, context: &Context) -> Result<Exit> {
     let mut files = Files::new("listing", context);
     let mut label = Label::default();
-    let mut whole = disk
-        .each(How { recursive, deleted }, context, &mut |mounted, found| files.add(label.of(&mounted.label), found))?;
+    let mut whole = disk.each(How { recursive, deleted }, context, &mut |mounted, found| {
+        files.add(label.of(&mounted.label), &mounted.fs, found)
+    })?;
     if deleted {
         let (lost, good) = disk.lost(context)?;
         whole &= good;
@@ -203,7 +243,7 @@ fn path_of(mounted: &Mounted, inode: u64, named: Vec<u8>) -> Result<Vec<u8>> {
     }
     let mut path = if inode == mounted.fs.root() { b"/".to_vec() } else { named };
     let (root, how) = (mounted.fs.root(), How { recursive: true, deleted: false });
-    walk::walk::<crate::image::ReadError>(mounted.fs.as_ref(), (root, b"/"), how, &mut |_| {}, &mut |found| {
+    walk::walk::<ReadError>(mounted.fs.as_ref(), (root, b"/"), how, &mut |_| {}, &mut |found| {
         if found.entry.inode == inode {
             path.clone_from(&found.path);
         }
@@ -252,7 +292,7 @@ pub(super) fn find(disk: &Disk, args: &FindArgs, context: &Context) -> Result<Ex
             runs.iter().any(|run| block.checked_sub(run.physical).is_some_and(|inside| inside < run.len))
         });
         if by_name || by_block || args.inode == Some(found.entry.inode) {
-            files.add(label.of(&mounted.label), found)?;
+            files.add(label.of(&mounted.label), &mounted.fs, found)?;
         }
         Ok(())
     })?;

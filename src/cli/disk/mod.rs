@@ -1,4 +1,4 @@
-//! `impound disk IMAGE[:pN[:/path|:#inode]] VERB`: what is on a disk, as The Sleuth Kit would be asked, without offsets.
+//! `impound disk IMAGE[:LABEL[@SUB]][:/path|:#inode] VERB`: what is on a disk, as The Sleuth Kit would be asked, without offsets.
 
 mod blocks;
 mod body;
@@ -23,10 +23,13 @@ use open::Disk;
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Args {
-    /// An image or the folder of an exhibit; `:p2` for a volume, `:p2:/etc/passwd` or `:p2:#12` for a file in it
+    /// An image or the folder of an exhibit; `:p2` or `:vg0-root` for a volume, `:p2@home` for a subvolume in it,
+    /// `:p2:/etc/passwd` or `:p2:#12` for a file
     address: OsString,
     #[command(flatten)]
     how: OpenArgs,
+    #[command(flatten)]
+    beside: open::BesideArgs,
     /// Show the bytes as they are, without replaying the journal of a file system in memory
     #[arg(long)]
     no_journal: bool,
@@ -38,7 +41,7 @@ const AFTER_HELP: &str = "\
 Compares with: mmls (parts), fsstat (fs), fls (ls), istat (stat), icat and fcat (cat), ffind and ifind (find), \
 blkls, blkstat and ifind -d (blocks), jls and usnjls (journal), hashdeep (hash), fls -m with mactime (timeline), tsk_recover (recover, extract).
 
-Without a volume, ls, find, hash and timeline go through all of them. Names are bytes: JSON carries them whole. Exit code 3 \
+Without a volume, ls, find, hash and timeline go through all of them: partitions, logical volumes, arrays, subvolumes. Names are bytes: JSON carries them whole. Exit code 3 \
 says that something that was asked for could not be read.
 
 Of a deleted file, \"whole\" means that nobody has its blocks now. Whether somebody had them in between and gave them back, \
@@ -64,8 +67,11 @@ enum Verb {
     /// Write the content of a file to stdout (icat, fcat)
     Cat {
         /// Only what stands behind its end in its last block
-        #[arg(long)]
+        #[arg(long, conflicts_with = "stream")]
         slack: bool,
+        /// This stream beside the content (alternate data stream)
+        #[arg(long, value_name = "NAME")]
+        stream: Option<OsString>,
     },
     /// Find files by name, inode or block (ffind, ifind)
     Find(list::FindArgs),
@@ -84,13 +90,13 @@ enum Verb {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
-    let disk = Disk::open(&args.address, &args.how, args.no_journal)?;
+    let disk = Disk::open(&args.address, &args.how, &args.beside, args.no_journal)?;
     match &args.verb {
         Verb::Parts => list::parts(&disk, context),
         Verb::Fs => list::facts(&disk, context),
         Verb::Ls { recursive, deleted } => list::ls(&disk, *recursive, *deleted, context),
         Verb::Stat => files::stat(&disk, context),
-        Verb::Cat { slack } => files::cat(&disk, *slack, context),
+        Verb::Cat { slack, stream } => files::cat(&disk, *slack, stream.as_deref(), context),
         Verb::Find(args) => list::find(&disk, args, context),
         Verb::Blocks(args) => blocks::blocks(&disk, args, context),
         Verb::Journal(args) => journal::journal(&disk, args, context),

@@ -178,7 +178,7 @@ pub(super) fn recover(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
     let (mounted, mut whole) = disk.mounted(context)?;
     let mut tree = Tree::create(args)?;
     let task = context.progress().count("recovering", "files", None);
-    for Mounted { label, fs } in mounted {
+    for Mounted { label, fs, .. } in mounted {
         let all = fs.lost()?;
         let mut odd = |line: String| {
             whole = false;

@@ -3,8 +3,17 @@
 //! Names are bytes. Times have nanoseconds, and one that the file system does not keep is absent. Content is a
 //! [`ReadAt`] with its holes, so that an image inside a file opens like any other.
 
+pub mod btrfs;
+mod clusters;
 pub(crate) mod content;
+pub mod exfat;
 pub mod ext;
+pub mod fat;
+pub mod iso9660;
+pub mod ntfs;
+pub(crate) mod runs;
+pub(crate) mod words;
+pub mod xfs;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -290,6 +299,10 @@ pub trait Filesystem: Send + Sync {
         let readable = node.kind != Some(FileKind::File) || self.content(inode).is_ok();
         Ok((node, readable))
     }
+    /// Do two names mean the same file? Not all file systems look at case.
+    fn same_name(&self, one: &[u8], other: &[u8]) -> bool {
+        one == other
+    }
     /// Names in a directory; with `deleted`, also what is left of those taken away.
     fn entries(&self, directory: u64, deleted: bool) -> Result<Listing, ReadError>;
     /// Content.
@@ -355,7 +368,15 @@ pub struct Driver {
 }
 
 /// The file systems, by the name that [`super::volume::signature`] gives them.
-pub static ALL: &[Driver] = &[Driver { name: "ext", open: ext::open }];
+pub static ALL: &[Driver] = &[
+    Driver { name: "ext", open: ext::open },
+    Driver { name: "exfat", open: exfat::open },
+    Driver { name: "fat", open: fat::open },
+    Driver { name: "iso9660", open: iso9660::open },
+    Driver { name: "btrfs", open: btrfs::open },
+    Driver { name: "ntfs", open: ntfs::open },
+    Driver { name: "xfs", open: xfs::open },
+];
 
 /// Opens the file system in a volume; none if it is of no kind that is read here.
 pub fn open(bytes: &Arc<dyn ReadAt>, options: Options) -> Result<Option<Arc<dyn Filesystem>>, ReadError> {

@@ -3,7 +3,8 @@
 //! Both checksums are checked. If the first header or its entries are damaged the backup in the last sector is used, and
 //! that is said. Sectors of 512 and 4096 bytes are tried, since an image does not tell.
 
-use super::{Raw, Use};
+use super::Use;
+use super::tables::Raw;
 use crate::disk::us;
 use crate::image::fields::Fields;
 use crate::image::{ReadAt, ReadError, read_vec};
@@ -155,7 +156,7 @@ fn check_backup(disk: &dyn ReadAt, first: &Header, odd: &mut Vec<String>) {
 
 /// The usual way to write one: the first three groups are little-endian.
 #[expect(clippy::many_single_char_names, reason = "eight bytes that change places")]
-fn guid(bytes: &[u8; 16]) -> String {
+pub(super) fn guid(bytes: &[u8; 16]) -> String {
     let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
     let head = format!("{d:02x}{c:02x}{b:02x}{a:02x}-{f:02x}{e:02x}-{h:02x}{g:02x}");
     let (mid, tail) = rest.split_at(2);

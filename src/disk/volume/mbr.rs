@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Raw, Use};
+use super::Use;
+use super::tables::Raw;
 use crate::image::fields::Fields;
 use crate::image::{ReadAt, ReadError, read_vec};
 

@@ -1,27 +1,34 @@
-//! Which volumes an image has: partitions, gaps between them, or one file system on the whole disk.
+//! Which volumes an image has: partitions and the gaps between them, or one file system on the whole disk; and what is made of
+//! them: logical volumes of LVM, arrays of md, what LUKS has encrypted.
 //!
 //! A table of partitions is believed before a signature at the front: a disk that was formatted whole and partitioned
-//! later still carries the old superblock, and says so among what is odd. Volumes that cannot be read here (LUKS,
-//! BitLocker, md, LVM) are named by their signature.
+//! later still carries the old superblock, and says so among what is odd. [`stack`] goes on from there, layer by layer,
+//! until nothing new comes out. What cannot be read here (BitLocker, RAID 5, thin pools) is named, with what it says of itself.
 
+mod bitlocker;
 pub mod gpt;
+pub mod luks;
+mod lvm;
+mod mapping;
 pub mod mbr;
+mod md;
 pub mod signature;
+mod stack;
+mod tables;
 
 use std::sync::Arc;
 
-use crate::image::{Part, ReadAt, ReadError};
-
-/// Smallest gap that is listed, in bytes.
-const GAP: u64 = 512;
+use crate::image::{ReadAt, ReadError};
 
 /// What a range of the disk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
     /// A volume that can be addressed.
     Volume,
-    /// An extended partition: it holds other volumes.
+    /// It holds other volumes by a table of partitions.
     Holder,
+    /// A piece of other volumes: an LVM physical volume, a member of an array, a hidden logical volume.
+    Member,
     /// The table itself.
     Table,
     /// Belongs to no volume.
@@ -34,158 +41,130 @@ impl Use {
         match self {
             Self::Volume => "volume",
             Self::Holder => "extended",
+            Self::Member => "member",
             Self::Table => "table",
             Self::Gap => "unallocated",
         }
     }
 }
 
-/// A range of the disk.
-#[derive(Debug, Clone)]
+/// A range of the disk, or what is made of such ranges.
+#[derive(Clone)]
 pub struct Volume {
-    /// `p2` is 2; the whole disk is 0; gaps and tables have none.
-    pub number: Option<u32>,
-    /// First byte.
-    pub from: u64,
-    /// Length in bytes; never behind the end of the image.
+    /// Its name in addresses: `p2`, `vg0-root`, `md0`; `p0` is the whole disk. Gaps and tables have none.
+    pub label: Option<String>,
+    /// What it lies on, by labels; none: the disk itself.
+    pub on: Option<String>,
+    /// First byte in what it lies on; none if it is no single range of it.
+    pub from: Option<u64>,
+    /// Length in bytes; never behind the end of what it lies on.
     pub len: u64,
     /// What the range is.
     pub what: Use,
-    /// Type as the table says: `0x83 Linux`, a GUID.
+    /// Type as the table says: `0x83 Linux`, a GUID, `striped`.
     pub kind: String,
-    /// Name that the table gives (GPT).
+    /// Name that the table gives (GPT, md).
     pub name: Option<String>,
-    /// What its bytes look like.
+    /// What its bytes look like, decrypted if that could be done.
     pub holds: Option<&'static str>,
+    /// What its own metadata tells: version, UUID, cipher, role.
+    pub note: Option<String>,
+    /// Why some or all of its bytes cannot be read.
+    pub lacks: Option<String>,
+    /// Its bytes, as far as there are any.
+    bytes: Option<Arc<dyn ReadAt>>,
+    /// It lies on another image that was given beside this one.
+    foreign: bool,
 }
 
 /// All of a disk.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Volumes {
     /// `gpt`, `mbr` or `none`.
     pub table: &'static str,
-    /// In the order of the disk.
+    /// In the order of the disk, then in the order in which one is made of the other.
     pub list: Vec<Volume>,
     /// What is not as it should be.
     pub odd: Vec<String>,
 }
 
+/// What is given beside the disk.
+#[derive(Clone, Default)]
+pub struct Beside {
+    /// Other images with the rest of arrays and volume groups, each with a name for it.
+    pub with: Vec<(String, Arc<dyn ReadAt>)>,
+    /// What opens LUKS volumes.
+    pub passphrase: Option<Arc<luks::Passphrase>>,
+}
+
 impl Volumes {
-    /// The volume `p<number>`.
+    /// The volume `p<number>` of the partition table.
     pub fn numbered(&self, number: u32) -> Option<&Volume> {
-        self.list.iter().find(|volume| volume.number == Some(number))
+        self.labelled(&format!("p{number}"))
     }
 
-    /// Those that can be addressed and hold something.
+    /// The volume of this name.
+    pub fn labelled(&self, label: &str) -> Option<&Volume> {
+        self.list.iter().find(|volume| volume.label.as_deref() == Some(label))
+    }
+
+    /// Those that can be addressed and hold something of their own.
     pub fn readable(&self) -> impl Iterator<Item = &Volume> {
         self.list.iter().filter(|volume| volume.what == Use::Volume)
     }
 }
 
 impl Volume {
-    /// Its bytes.
-    pub fn open(&self, disk: &Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>, ReadError> {
-        if self.from == 0 && self.len == disk.len() {
-            return Ok(Arc::clone(disk));
-        }
-        Ok(Arc::new(Part::new(Arc::clone(disk), self.from, self.len)?))
+    /// Its bytes, or why there are none.
+    pub fn bytes(&self) -> Result<Arc<dyn ReadAt>, ReadError> {
+        let why = || self.lacks.clone().unwrap_or_else(|| "it is no volume".to_owned());
+        let label = || self.label.clone().unwrap_or_else(|| self.what.name().to_owned());
+        self.bytes.clone().ok_or_else(|| ReadError::unsupported(label(), why()))
     }
 
-    /// Its name in addresses.
-    pub fn label(&self) -> Option<String> {
-        self.number.map(|number| format!("p{number}"))
-    }
-}
-
-/// One entry of a table, before it is checked against the disk.
-pub(super) struct Raw {
-    pub(super) number: Option<u32>,
-    pub(super) from: u64,
-    pub(super) len: u64,
-    pub(super) what: Use,
-    pub(super) kind: String,
-    pub(super) name: Option<String>,
-}
-
-/// Reads the tables of a disk.
-pub fn scan(disk: &Arc<dyn ReadAt>) -> Result<Volumes, ReadError> {
-    let mut odd = Vec::new();
-    let front = signature::of(disk.as_ref());
-    let found = match gpt::read(disk.as_ref(), &mut odd) {
-        Some(list) => Some(("gpt", list)),
-        None => mbr::read(disk.as_ref(), &mut odd)?.map(|list| ("mbr", list)),
-    };
-    let Some((table, raw)) = found else {
-        let whole = Volume {
-            number: Some(0),
-            from: 0,
-            len: disk.len(),
-            what: Use::Volume,
-            kind: "whole disk".to_owned(),
-            name: None,
-            holds: front,
+    /// A volume that is made of others.
+    fn made(label: String, kind: String, made: Result<Arc<dyn ReadAt>, String>, len: u64) -> Self {
+        let (bytes, lacks) = match made {
+            Ok(bytes) => (Some(bytes), None),
+            Err(why) => (None, Some(why)),
         };
-        return Ok(Volumes { table: "none", list: vec![whole], odd });
-    };
-    if let Some(front) = front {
-        odd.push(format!(
-            "the front of the disk looks like {front}, older than the partition table or hidden under it"
-        ));
+        let holds = bytes.as_ref().and_then(|bytes| signature::of(bytes.as_ref()));
+        let (on, from, name, note) = (None, None, None, None);
+        Self {
+            label: Some(label),
+            on,
+            from,
+            len,
+            what: Use::Volume,
+            kind,
+            name,
+            holds,
+            note,
+            lacks,
+            bytes,
+            foreign: false,
+        }
     }
-    let mut list = Vec::new();
-    for entry in raw {
-        list.extend(checked(disk, entry, &mut odd));
-    }
-    list.sort_by_key(|volume| (volume.from, volume.what != Use::Holder, volume.number));
-    Ok(Volumes { table, list: with_gaps(list, disk.len(), &mut odd), odd })
 }
 
-/// An entry as far as it lies on the disk.
-fn checked(disk: &Arc<dyn ReadAt>, raw: Raw, odd: &mut Vec<String>) -> Option<Volume> {
-    let name = raw.number.map_or_else(|| raw.kind.clone(), |number| format!("p{number}"));
-    if raw.from >= disk.len() {
-        odd.push(format!("{name} begins at {:#x}, behind the end of the disk", raw.from));
-        return None;
-    }
-    let len = raw.len.min(disk.len() - raw.from);
-    if len < raw.len {
-        odd.push(format!("{name} should have {} bytes; the disk ends after {len}", raw.len));
-    }
-    let mut volume =
-        Volume { number: raw.number, from: raw.from, len, what: raw.what, kind: raw.kind, name: raw.name, holds: None };
-    if volume.what == Use::Volume {
-        volume.holds = volume.open(disk).ok().and_then(|bytes| signature::of(bytes.as_ref()));
-    }
-    Some(volume)
+/// Everything that is on a disk without anything given beside it.
+pub fn scan(disk: &Arc<dyn ReadAt>) -> Result<Volumes, ReadError> {
+    scan_with(disk, &Beside::default())
 }
 
-/// Fills in what belongs to no volume, and says what overlaps.
-fn with_gaps(list: Vec<Volume>, len: u64, odd: &mut Vec<String>) -> Vec<Volume> {
-    let gap = |from: u64, to: u64| Volume {
-        number: None,
-        from,
-        len: to.saturating_sub(from),
-        what: Use::Gap,
-        kind: String::new(),
-        name: None,
-        holds: None,
-    };
-    let (mut all, mut end) = (Vec::new(), 0_u64);
-    for volume in list {
-        if volume.what == Use::Holder {
-            all.push(volume);
-            continue;
+/// Reads the tables of a disk, and whatever its volumes are made into.
+pub fn scan_with(disk: &Arc<dyn ReadAt>, beside: &Beside) -> Result<Volumes, ReadError> {
+    let mut found = tables::scan(disk)?;
+    for (name, other) in &beside.with {
+        let others = tables::scan(other).map_err(ReadError::within(name.clone()))?;
+        for mut volume in others.list.into_iter().filter(|volume| volume.what == Use::Volume) {
+            volume.label = volume.label.map(|label| format!("{name}:{label}"));
+            volume.foreign = true;
+            found.list.push(volume);
         }
-        if volume.from.saturating_sub(end) >= GAP {
-            all.push(gap(end, volume.from));
-        } else if volume.from < end && volume.what == Use::Volume {
-            odd.push(format!("{} overlaps what stands before it", volume.label().unwrap_or_default()));
-        }
-        end = end.max(volume.from.saturating_add(volume.len));
-        all.push(volume);
     }
-    if len.saturating_sub(end) >= GAP {
-        all.push(gap(end, len));
-    }
-    all
+    stack::build(&mut found, beside);
+    // Of another image only what belongs to this one is of interest here.
+    found.list.retain(|volume| !volume.foreign || volume.what == Use::Member);
+    Ok(found)
 }

@@ -1,22 +1,22 @@
 //! Where the kernel is: its slide, its place in physical memory, its page tables, its symbols, its types.
 //!
 //! VMCOREINFO first; if there is none or it leads nowhere, the kernel's tables are found by what they look like. Either way the
-//! page tables have to map the kernel's first byte to where it was found, or nothing is believed.
+//! page tables have to map the kernel's first byte to where it was found (`place`), or nothing is believed.
 
 use std::sync::Arc;
 
-use super::super::paging::{Space, x86};
+use super::super::paging::Space;
 use super::super::scan::{Verdict, scan};
 use super::super::symbols::btf::{self, Btf};
-use super::super::symbols::kallsyms::{DECOY, KERNEL_MAP, Kallsyms, TOKENS};
-use super::super::{Fault, MemoryError, Outcome, Physical};
+use super::super::symbols::isf::Isf;
+use super::super::symbols::kallsyms::{DECOY, Form, Kallsyms, TOKENS};
+use super::super::{MemoryError, Outcome, Physical};
+use super::place::{self, Place};
 use super::vmcoreinfo::Vmcoreinfo;
 
 /// What is looked at around the token table: names and offsets of kallsyms.
 const BEFORE: u64 = 16 << 20;
 const BEHIND: u64 = 8 << 20;
-/// Where a kernel's image may begin.
-const ALIGNED: u64 = 2 << 20;
 /// A kernel's BTF has more types than this; those of modules have less.
 const TYPES_LEAST: usize = 500_000;
 
@@ -30,8 +30,8 @@ pub(super) struct Found {
     pub space: Space,
     /// The crash note, if there is one.
     pub note: Option<Vmcoreinfo>,
-    /// What is added to an address in the kernel's image, less [`KERNEL_MAP`], to get its physical one.
-    pub phys_base: u64,
+    /// Where its image lies.
+    pub place: Place,
     /// Physical address of the token table.
     pub symbols_at: u64,
     /// How symbols and types were found, in words.
@@ -43,7 +43,7 @@ pub(super) struct Found {
 /// Names with their place in physical memory.
 struct Names {
     symbols: Kallsyms,
-    phys_base: u64,
+    place: Place,
     at: u64,
 }
 
@@ -55,32 +55,27 @@ pub(super) fn discover(physical: &Arc<Physical>) -> Outcome<Found> {
         Some(names) => (names, "kallsyms where VMCOREINFO says"),
         None => (by_signature(physical, note.as_ref())?, "kallsyms by its structure"),
     };
-    let (root, levels) = root(physical, &names.symbols, names.phys_base)?;
-    let space = Space::new(Arc::clone(physical), root, levels);
     let (types, types_from) = types(physical, &names)?;
-    let Names { symbols, phys_base, at: symbols_at } = names;
-    Ok(Found { symbols, types, space, note, phys_base, symbols_at, symbols_from, types_from })
-}
-
-fn physical_of(phys_base: u64, address: u64) -> u64 {
-    address.wrapping_sub(KERNEL_MAP).wrapping_add(phys_base)
+    let Names { symbols, place, at: symbols_at } = names;
+    let space = Space::new(Arc::clone(physical), place.root, place.tables);
+    Ok(Found { symbols, types, space, note, place, symbols_at, symbols_from, types_from })
 }
 
 fn by_note(memory: &Physical, note: &Vmcoreinfo) -> Option<Names> {
-    let phys_base = note.number("phys_base")? as u64;
-    let at = physical_of(phys_base, note.symbol("kallsyms_token_table")?);
+    let offset = note.image_offset()?;
+    let at = note.symbol("kallsyms_token_table")?.wrapping_sub(offset);
     // The digits stand in the first few hundred bytes: tokens are short.
     let head = memory.vec(at, 1024).ok()?;
     let hit = memchr::memmem::find(&head, TOKENS)?;
-    names(memory, at + hit as u64, Some(phys_base)).ok()
+    names(memory, at + hit as u64, Some(offset)).ok()
 }
 
 fn by_signature(memory: &Physical, note: Option<&Vmcoreinfo>) -> Outcome<Names> {
-    let phys_base = note.and_then(|note| note.number("phys_base")).map(|base| base as u64);
+    let offset = note.and_then(Vmcoreinfo::image_offset);
     let hits = scan(memory, &[TOKENS], |_, _| Verdict::Yes);
     let (mut tried, mut decoys) = (Vec::new(), 0);
     for hit in hits.iter().take(256) {
-        match names(memory, hit.at, phys_base) {
+        match names(memory, hit.at, offset) {
             Ok(names) => return Ok(names),
             // Tables of digits are common; what came further than that tells more.
             Err(why) if why == DECOY => decoys += 1,
@@ -103,6 +98,15 @@ fn no_symbols(memory: &Physical, note: Option<&Vmcoreinfo>, tried: &[String]) ->
         }
         (None, _) => "neither VMCOREINFO nor a symbol table (kallsyms) is in memory".to_owned(),
     };
+    format!("no Linux kernel that can be analysed: {what}; {} ({WANTED})", banner_seen(memory))
+}
+
+/// What would help.
+const WANTED: &str = "it takes a kernel for x86-64 or 64-bit ARM with CONFIG_KALLSYMS_ALL and CONFIG_DEBUG_INFO_BTF, or with --symbols a \
+                      symbol file of Volatility 3 that was made for this very banner";
+
+/// The kernel's banner in words, or that there is none.
+fn banner_seen(memory: &Physical) -> String {
     let banner: &[u8] = b"Linux version ";
     let banners = scan(memory, &[banner], |_, rest| {
         // The kernel's own goes on with its version and ends with a line feed; others are parts of messages and scripts.
@@ -112,44 +116,59 @@ fn no_symbols(memory: &Physical, note: Option<&Vmcoreinfo>, tried: &[String]) ->
             rest.first().is_some_and(u8::is_ascii_digit) && rest.get(line.len()) == Some(&b'\n') && line.len() > 40;
         if own { Verdict::Stop } else { Verdict::No }
     });
-    let found = banners.first().and_then(|hit| memory.vec(hit.at, 256).ok());
-    let seen = match found {
-        Some(found) => {
-            let line = found.split(|&byte| byte < b' ').next().unwrap_or_default();
-            format!("a banner is there: {}", String::from_utf8_lossy(line))
-        }
+    match banners.first().and_then(|hit| memory.vec(hit.at, 512).ok()) {
+        Some(found) => format!("a banner is there: {}", line(&found)),
         None => {
             "no banner of a Linux kernel is there either: is this the memory of a Linux guest, and whole?".to_owned()
         }
-    };
-    format!(
-        "no Linux kernel that can be analysed: {what}; {seen} (it takes an x86-64 kernel with CONFIG_KALLSYMS_ALL and \
-         CONFIG_DEBUG_INFO_BTF)"
-    )
+    }
+}
+
+fn line(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.split(|&byte| byte < b' ').next().unwrap_or_default()).into_owned()
+}
+
+/// Finds the kernel that a symbol file was made for: its banner tells where the image lies, page tables where it ran.
+pub(super) fn discover_with(physical: &Arc<Physical>, isf: Isf) -> Outcome<Found> {
+    let Isf { types, symbols, banner } = isf;
+    let note = Vmcoreinfo::find(physical);
+    let linked = symbols.address("linux_banner").ok_or_else(|| MemoryError::NoSymbol("linux_banner".to_owned()))?;
+    let hits = scan(physical, &[&banner], |_, _| Verdict::Yes);
+    let told = note.as_ref().and_then(Vmcoreinfo::image_offset);
+    let mut why = None;
+    for hit in hits.iter().take(64) {
+        let less = linked.wrapping_sub(hit.at);
+        match place::by_physical(physical, &symbols, less, told) {
+            Ok(place) => {
+                let space = Space::new(Arc::clone(physical), place.root, place.tables);
+                let symbols = symbols.moved(place.offset.wrapping_sub(less));
+                let (symbols_from, types_from) = ("the symbol file, by its banner", "the symbol file");
+                return Ok(Found { symbols, types, space, note, place, symbols_at: hit.at, symbols_from, types_from });
+            }
+            Err(error) => why = Some(error),
+        }
+    }
+    let file = format!("the symbol file is for {}", line(&banner));
+    Err(MemoryError::NoKernel(match why {
+        Some(why) => format!("{file}: this banner is there, but {why}"),
+        None => format!("{file}, which is not in memory; {}", banner_seen(physical)),
+    }))
 }
 
 /// Reads the names around the token table at `hit`; where the table lies then tells where the kernel does.
-fn names(memory: &Physical, hit: u64, phys_base: Option<u64>) -> Result<Names, String> {
+fn names(memory: &Physical, hit: u64, offset: Option<u64>) -> Result<Names, String> {
     // The tables are aligned: so is the window.
     let begin = hit.saturating_sub(BEFORE) & !4095;
     let len = (BEHIND + hit - begin).min(memory.len() - begin) as usize;
     let (begin, window) = window(memory, begin, hit, len).ok_or("the image is not whole around it")?;
-    let within = (hit - begin) as usize;
-    let virtual_of = |at: usize| {
-        let physical = begin + at as u64;
-        phys_base.map(|base| physical.wrapping_sub(base).wrapping_add(KERNEL_MAP))
+    let symbols = Kallsyms::parse(&window, (hit - begin) as usize, begin)?;
+    let place = match symbols.form() {
+        Form::Relative => place::by_physical(memory, &symbols, 0, offset),
+        _ => place::by_virtual(memory, &symbols, hit, offset),
     };
-    let symbols = Kallsyms::parse(&window, within, virtual_of)?;
-    // kallsyms leaves its own tables out, but they lie in the kernel's image; and that begins at a multiple of 2 MiB, at the place
-    // that its own page tables say.
-    let ends = symbols.address("_text").zip(symbols.address("_end")).ok_or("it names neither _text nor _end")?;
-    let base = |address: u64| hit.wrapping_sub(address.wrapping_sub(KERNEL_MAP));
-    let first = base(ends.1).checked_next_multiple_of(ALIGNED).unwrap_or(0);
-    let count = ends.1.saturating_sub(ends.0).min(1 << 30) / ALIGNED + 1;
-    let candidates = phys_base.into_iter().chain((0..count).map(|n| first.wrapping_add(n * ALIGNED)));
-    let mapped = candidates.into_iter().find(|&base| root(memory, &symbols, base).is_ok());
-    let phys_base = mapped.ok_or("no page tables of the kernel are there that map it to where it lies")?;
-    Ok(Names { symbols, phys_base, at: hit })
+    let place = place?;
+    let symbols = if symbols.form() == Form::Relative { symbols.moved(place.offset) } else { symbols };
+    Ok(Names { symbols, place, at: hit })
 }
 
 /// The bytes around `hit`, as far as the image holds them without a gap.
@@ -174,26 +193,12 @@ fn window(memory: &Physical, begin: u64, hit: u64, len: usize) -> Option<(u64, V
     Some((from, bytes))
 }
 
-/// The page tables that map the kernel to where `phys_base` says, and their levels: five are tried before four.
-fn root(memory: &Physical, symbols: &Kallsyms, phys_base: u64) -> Outcome<(u64, u8)> {
-    let text = symbols.address("_text").or(symbols.address("_stext"));
-    let text = text.ok_or_else(|| MemoryError::NoSymbol("_text".to_owned()))?;
-    let table = symbols.address("init_top_pgt").or(symbols.address("swapper_pg_dir"));
-    let table = table.ok_or_else(|| MemoryError::NoSymbol("init_top_pgt".to_owned()))?;
-    let root = physical_of(phys_base, table);
-    let maps = |levels: &u8| {
-        x86::walk(memory, root, *levels, text).is_ok_and(|mapped| mapped.physical == physical_of(phys_base, text))
-    };
-    let levels = [5, 4].into_iter().find(maps).ok_or(Fault::NotMapped(text))?;
-    Ok((root, levels))
-}
-
 fn types(memory: &Physical, names: &Names) -> Outcome<(Btf, &'static str)> {
     let ends = (names.symbols.address("__start_BTF"), names.symbols.address("__stop_BTF"));
     let mut why = "the kernel has no symbol __start_BTF".to_owned();
     if let (Some(begin), Some(end)) = ends {
         let len = usize::try_from(end.saturating_sub(begin)).unwrap_or(usize::MAX);
-        let at = physical_of(names.phys_base, begin);
+        let at = names.place.physical(begin);
         let bytes = if len <= btf::MOST_BYTES { memory.vec(at, len).ok() } else { None };
         match bytes.ok_or("the image does not hold it".to_owned()).and_then(|bytes| Btf::parse(&bytes)) {
             Ok(types) if types.find("task_struct").is_some() => return Ok((types, "BTF at the kernel's own symbol")),
@@ -215,12 +220,11 @@ fn types(memory: &Physical, names: &Names) -> Outcome<(Btf, &'static str)> {
             return Ok((types, "BTF by its structure"));
         }
     }
-    let banner = names.symbols.address("linux_banner").map(|at| physical_of(names.phys_base, at));
-    let banner = banner.and_then(|at| memory.vec(at, 128).ok()).unwrap_or_default();
-    let banner = String::from_utf8_lossy(banner.split(|&byte| byte < b' ').next().unwrap_or_default()).into_owned();
+    let banner = names.symbols.address("linux_banner").map(|at| names.place.physical(at));
+    let banner = line(&banner.and_then(|at| memory.vec(at, 512).ok()).unwrap_or_default());
     Err(MemoryError::NoKernel(format!(
         "the kernel and its {} symbols were found ({banner}), but not its types: {why}, and no other copy is in memory \
-         (it takes CONFIG_DEBUG_INFO_BTF, or an image that holds all of the kernel)",
+         ({WANTED})",
         names.symbols.len()
     )))
 }

@@ -4,6 +4,7 @@
 //! each network namespace (`struct nf_hook_entries`). What is neither in the kernel's code nor in a listed module's is `hooked`.
 
 use super::super::cells::{some_text, uint};
+use super::super::paging::Tables;
 use super::super::{MemoryError, Outcome};
 use super::kthreads::whose;
 use super::{Ask, Kernel, Object, lsmod};
@@ -48,6 +49,10 @@ fn print(kernel: &Kernel, ask: &Ask, hooks: Vec<Hook>, rows: &mut dyn Rows) -> O
 
 /// Handlers of interrupts and traps.
 pub fn check_idt(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
+    // Only x86 has such a table.
+    if !matches!(kernel.place.tables, Tables::X86(_)) {
+        return Ok(());
+    }
     print(kernel, ask, interrupts(kernel)?, rows)
 }
 

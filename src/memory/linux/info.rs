@@ -2,6 +2,8 @@
 
 use super::super::Outcome;
 use super::super::cells::{address, cell, text};
+use super::super::paging::Tables;
+use super::super::symbols::kallsyms::KERNEL_MAP;
 use super::Kernel;
 use crate::image::Machine;
 use crate::report::{Absent, Cell, Column};
@@ -25,9 +27,10 @@ pub fn rows(kernel: &Kernel, machine: Option<&Machine>) -> Vec<Vec<Cell>> {
         ("boot_time", cell(kernel.boot_time(), Cell::Time)),
         ("cpus", Cell::Int(kernel.cpus().len() as i64)),
         ("slide", Cell::or_absent(kernel.slide(), Absent::Unknown, Cell::Address)),
-        ("phys_base", Cell::Address(kernel.phys_base)),
+        image_offset(kernel),
+        ("page_size", Cell::Int(kernel.place.tables.page() as i64)),
         ("page_table_root", Cell::Address(root)),
-        ("page_table_levels", Cell::Int(i64::from(kernel.space.levels()))),
+        ("page_table_levels", Cell::Int(i64::from(kernel.place.tables.levels()))),
         ("direct_map", address(kernel.direct_map())),
         ("memory_end", Cell::Address(kernel.physical().len())),
         ("vmcoreinfo_at", Cell::or_absent(note, Absent::Unknown, |note| Cell::Address(note.at))),
@@ -39,11 +42,20 @@ pub fn rows(kernel: &Kernel, machine: Option<&Machine>) -> Vec<Vec<Cell>> {
         ("types_from", Cell::text(kernel.types_from)),
         ("sure_because", Cell::text(sure(kernel, machine))),
     ];
-    for (number, cpu) in machine.iter().flat_map(|machine| &machine.cpus).enumerate().take(1) {
-        let name = if number == 0 { "cr3_of_cpu_0" } else { "cr3" };
-        list.push((name, Cell::or_absent(cpu.cr3, Absent::Unknown, Cell::Address)));
+    if let Some(cpu) = machine.and_then(|machine| machine.cpus.first()) {
+        let register = |value| Cell::or_absent(value, Absent::Unknown, Cell::Address);
+        list.extend([("cr3_of_cpu_0", register(cpu.cr3)), ("cr4_of_cpu_0", register(cpu.cr4))]);
     }
     list.into_iter().map(|(name, value)| vec![Cell::text(name), value]).collect()
+}
+
+/// The difference of virtual and physical addresses of the image, as each architecture tells it.
+fn image_offset(kernel: &Kernel) -> (&'static str, Cell) {
+    let offset = kernel.place.offset;
+    match kernel.place.tables {
+        Tables::X86(_) => ("phys_base", Cell::Address(KERNEL_MAP.wrapping_sub(offset))),
+        Tables::Arm64(_) => ("kimage_voffset", Cell::Address(offset)),
+    }
 }
 
 /// What agrees with what.
@@ -59,8 +71,12 @@ fn sure(kernel: &Kernel, machine: Option<&Machine>) -> String {
     }
     let levels =
         machine.and_then(|machine| machine.cpus.first()?.cr4).map(|cr4| if cr4 >> 12 & 1 == 1 { 5 } else { 4 });
-    if levels == Some(kernel.space.levels()) {
+    if levels == Some(kernel.place.tables.levels()) {
         reasons.push("CR4 agrees on the levels of the page tables".to_owned());
+    }
+    let leads = |root: u64| kernel.reaches_text(root);
+    if machine.is_some_and(|machine| machine.cpus.iter().filter_map(|cpu| cpu.cr3).any(leads)) {
+        reasons.push("the tables that a CPU was using map it there, too".to_owned());
     }
     reasons.join("; ")
 }

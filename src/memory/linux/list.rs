@@ -107,7 +107,7 @@ impl Kernel {
         let top = root.u64("ma_root")?;
         let mut tree = Tree { kernel: self, found: Vec::new(), seen: HashSet::new() };
         if top & 3 == 2 {
-            tree.maple(top, 0)?;
+            tree.maple(top, u64::MAX, 0)?;
         } else if top != 0 {
             tree.found.push((0, top));
         }
@@ -156,38 +156,44 @@ impl Tree<'_> {
         Ok(())
     }
 
-    /// Type of a node: bits 3 to 6 of what points at it (`enum maple_type`): dense, leaf, range, allocation range.
-    fn maple(&mut self, entry: u64, depth: u32) -> Outcome<()> {
+    /// The node `entry`, which is for indexes up to `most`. Its type is in bits 3 to 6 (`enum maple_type`): dense, leaf, range,
+    /// allocation range.
+    fn maple(&mut self, entry: u64, most: u64, depth: u32) -> Outcome<()> {
         self.enter(entry, depth)?;
         let (kind, node) = (entry >> 3 & 15, entry & !0xff);
         let node = self.kernel.object("maple_node", node)?;
-        let (pivots, slots) = match kind {
-            0 => (None, node.get("slot")?),
-            3 => (Some(node.get("ma64.pivot")?), node.get("ma64.slot")?),
-            1 | 2 => (Some(node.get("mr64.pivot")?), node.get("mr64.slot")?),
+        let (pivots, slots, end) = match kind {
+            0 => (None, node.get("slot")?, None),
+            3 => (Some(node.get("ma64.pivot")?), node.get("ma64.slot")?, Some(node.u64("ma64.meta.end")?)),
+            1 | 2 => (Some(node.get("mr64.pivot")?), node.get("mr64.slot")?, last_of(&node)?),
             _ => return Err(MemoryError::corrupt("a maple tree", entry, "a node of an unknown type")),
         };
-        let mut before = 0;
-        for n in 0..slots.count().min(64) {
+        // Behind its end stand others' remains, or the node's own notes.
+        let count = slots.count().min(64).min(end.map_or(64, |end| end.saturating_add(1)));
+        for n in 0..count {
             let pivot = match pivots {
                 Some(pivots) if n < pivots.count() => pivots.element(n).value()?,
-                _ => u64::MAX,
+                _ => most,
             };
-            // Behind the last one stand others' remains, or the node's own notes.
-            if n > 0 && pivot <= before {
-                break;
-            }
-            before = pivot;
+            // The last one need not say how far it goes.
+            let pivot = if pivot == 0 && n > 0 { most } else { pivot };
             let slot = slots.element(n).value()?;
-            if kind >= 2 && slot & 2 == 2 {
-                self.maple(slot, depth + 1)?;
+            if kind >= 2 && slot != 0 {
+                self.maple(slot, pivot, depth + 1)?;
             } else if slot != 0 && slot.is_multiple_of(4) {
                 self.found.push((pivot, slot));
             }
-            if pivot == u64::MAX {
+            if pivot >= most {
                 break;
             }
         }
         Ok(())
     }
+}
+
+/// The number of the last entry of a node of ranges, if it is not full: then the node's last slot says it.
+fn last_of(node: &Object<'_>) -> Outcome<Option<u64>> {
+    let pivots = node.get("mr64.pivot")?;
+    let last = pivots.element(pivots.count().saturating_sub(1)).value()?;
+    if last == 0 { Ok(Some(node.u64("mr64.meta.end")?)) } else { Ok(None) }
 }

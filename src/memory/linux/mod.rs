@@ -24,9 +24,11 @@ pub mod lsmod;
 pub mod lsof;
 pub mod malfind;
 pub mod maps;
+mod module_symbols;
 pub mod mountinfo;
 mod object;
 pub mod pidhashtable;
+mod place;
 pub mod psaux;
 pub mod pslist;
 pub mod psscan;
@@ -43,12 +45,15 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jiff::Timestamp;
 
-use super::paging::Space;
+use super::paging::{Space, Tables};
 use super::symbols::btf::{Btf, Id};
+use super::symbols::isf::Isf;
 use super::symbols::kallsyms::{KERNEL_MAP, Kallsyms};
 use super::{MemoryError, Outcome, Physical};
 pub use list::Walked;
+pub use module_symbols::ModuleSymbol;
 pub use object::Object;
+pub use place::Place;
 pub use task::Task;
 use vmcoreinfo::Vmcoreinfo;
 
@@ -62,8 +67,8 @@ pub struct Kernel {
     pub types: Btf,
     /// Its crash note.
     pub note: Option<Vmcoreinfo>,
-    /// Where its image lies in physical memory, less [`KERNEL_MAP`].
-    pub phys_base: u64,
+    /// Where its image lies.
+    pub place: Place,
     /// Physical address of its token table.
     pub symbols_at: u64,
     /// How symbols were found.
@@ -72,6 +77,7 @@ pub struct Kernel {
     pub types_from: &'static str,
     paths: RwLock<HashMap<(Id, &'static str), object::Path>>,
     spaces: Mutex<HashMap<u64, Arc<Space>>>,
+    of_modules: module_symbols::OfModules,
 }
 
 /// What is asked: which rows, and where notes go.
@@ -121,19 +127,28 @@ impl Ask {
 impl Kernel {
     /// Finds the Linux kernel in memory.
     pub fn find(physical: Physical) -> Outcome<Self> {
-        let found = discover::discover(&Arc::new(physical))?;
-        Ok(Self {
+        Ok(Self::of(discover::discover(&Arc::new(physical))?))
+    }
+
+    /// Finds the Linux kernel that a symbol file was made for, with the file's symbols and types.
+    pub fn find_with(physical: Physical, isf: Isf) -> Outcome<Self> {
+        Ok(Self::of(discover::discover_with(&Arc::new(physical), isf)?))
+    }
+
+    fn of(found: discover::Found) -> Self {
+        Self {
             space: found.space,
             symbols: found.symbols,
             types: found.types,
             note: found.note,
-            phys_base: found.phys_base,
+            place: found.place,
             symbols_at: found.symbols_at,
             symbols_from: found.symbols_from,
             types_from: found.types_from,
             paths: RwLock::default(),
             spaces: Mutex::default(),
-        })
+            of_modules: module_symbols::OfModules::default(),
+        }
     }
 
     fn known_path(&self, id: Id, text: &'static str) -> Option<object::Path> {
@@ -158,12 +173,34 @@ impl Kernel {
     pub fn slide(&self) -> Option<u64> {
         let noted = self.note.as_ref().and_then(|note| u64::from_str_radix(note.get("KERNELOFFSET")?, 16).ok());
         // Every x86-64 kernel is linked to begin 16 MiB above the map.
-        noted.or_else(|| self.symbols.address("_text")?.checked_sub(KERNEL_MAP + 0x100_0000))
+        noted.or_else(|| match self.place.tables {
+            Tables::X86(_) => self.symbols.address("_text")?.checked_sub(KERNEL_MAP + 0x100_0000),
+            Tables::Arm64(_) => None,
+        })
     }
 
-    /// Begin of the direct map of all physical memory.
+    /// What is added to a physical address to get its place in the direct map.
     pub fn direct_map(&self) -> Outcome<u64> {
-        Ok(self.space.u64(self.symbol("page_offset_base")?)?)
+        if matches!(self.place.tables, Tables::X86(_)) {
+            return Ok(self.space.u64(self.symbol("page_offset_base")?)?);
+        }
+        // Where memory begins, for a map that begins at the lowest address of so many bits; the kernel was built for as many as it
+        // may have, and runs with as many as the processor has: its own top table tells by being where it is.
+        let begin = self.space.u64(self.symbol("memstart_addr")?)?;
+        let root = self.space.root();
+        let bases = [52, 48, 47, 42, 39, 36].map(|bits| u64::MAX.wrapping_shl(bits).wrapping_sub(begin));
+        let leads =
+            |base: &u64| self.space.translate(base.wrapping_add(root)).is_ok_and(|mapped| mapped.physical == root);
+        let wrong = || MemoryError::corrupt("memstart_addr", begin, "no direct map leads to the kernel's page tables");
+        bases.into_iter().find(leads).ok_or_else(wrong)
+    }
+
+    /// Do the page tables that a register names map the kernel's first byte to where it lies?
+    pub(super) fn reaches_text(&self, register: u64) -> bool {
+        let Some(text) = self.symbols.address("_text") else { return false };
+        let root = self.physical().guest_address(register);
+        let mapped = root.and_then(|root| self.place.tables.walk(self.physical(), root, text));
+        mapped.is_ok_and(|mapped| mapped.physical == self.place.physical(text))
     }
 
     /// Does the address lie in the kernel's own code?
@@ -179,7 +216,8 @@ impl Kernel {
 
     /// `name+0x10` for an address of the kernel's image.
     pub fn name_of(&self, address: u64) -> Option<String> {
-        if address < KERNEL_MAP || self.symbols.address("_end").is_some_and(|end| address >= end) {
+        let ends = (self.symbols.address("_text")?, self.symbols.address("_end")?);
+        if !(ends.0..ends.1).contains(&address) {
             return None;
         }
         let symbol = self.symbols.at(address)?;
@@ -196,13 +234,17 @@ impl Kernel {
         if spaces.len() > 4096 {
             spaces.clear();
         }
-        let fresh = || Arc::new(Space::new(Arc::clone(self.physical()), root, self.space.levels()));
+        let fresh = || Arc::new(Space::new(Arc::clone(self.physical()), root, self.space.tables()));
         Ok(Arc::clone(spaces.entry(root).or_insert_with(fresh)))
     }
 
     /// When the guest was booted: what is added to the time since boot.
     pub fn boot_time(&self) -> Outcome<Timestamp> {
-        let timekeeper = self.object("timekeeper", self.symbol("tk_core")?.wrapping_add(8))?;
+        let timekeeper = match self.symbols.address("timekeeper_data") {
+            Some(at) => self.object("tk_data", at)?.get("timekeeper")?,
+            // Before 6.13, in a structure that has no name: behind a counter.
+            None => self.object("timekeeper", self.symbol("tk_core")?.wrapping_add(8))?,
+        };
         let nanoseconds = timekeeper.i64("offs_real")?.wrapping_sub(timekeeper.i64("offs_boot")?);
         Timestamp::from_nanosecond(i128::from(nanoseconds))
             .map_err(|_| MemoryError::corrupt("the time of boot", timekeeper.at, "no such time"))

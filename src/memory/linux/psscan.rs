@@ -69,7 +69,7 @@ fn plausible(task: &Task<'_>) -> bool {
     let pid = |value: Outcome<i64>| value.is_ok_and(|pid| (0..=MOST_PIDS).contains(&pid));
     // Pointers of what ended may be null.
     let ended = task.0.u64("exit_state").is_ok_and(|state| state != 0);
-    let pointer = |path| task.0.u64(path).is_ok_and(|at| at >> 47 == 0x1_ffff || (ended && at == 0));
+    let pointer = |path| task.0.u64(path).is_ok_and(|at| at >> 56 == 0xff || (ended && at == 0));
     let name = task.comm().is_ok_and(|comm| !comm.is_empty() && comm.len() < 16 && !comm.contains(char::is_control));
     let exit = task.0.u64("exit_state").is_ok_and(|state| state & !0x30 == 0);
     pid(task.pid())

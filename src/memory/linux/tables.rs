@@ -1,6 +1,7 @@
 //! `linux.iomem`, `linux.vmcoreinfo` and `linux.kallsyms`: what the kernel says of the machine and of itself.
 //!
-//! Source: `iomem_resource` (`struct resource`, `kernel/resource.c`), the crash note, and kallsyms. Symbols of modules are not listed.
+//! Source: `iomem_resource` (`struct resource`, `kernel/resource.c`), the crash note, and kallsyms: the kernel's own,
+//! and those of modules on the kernel's list.
 
 use std::collections::HashSet;
 
@@ -53,8 +54,8 @@ pub fn vmcoreinfo(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()
     Ok(())
 }
 
-/// Every symbol of the kernel's own image.
-pub fn kallsyms(kernel: &Kernel, _: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
+/// Every symbol of the kernel's own image, then those of its modules.
+pub fn kallsyms(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
     for symbol in kernel.symbols.iter() {
         rows.row(vec![
             Cell::Address(symbol.address),
@@ -62,6 +63,10 @@ pub fn kallsyms(kernel: &Kernel, _: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
             Cell::text(symbol.name),
             Cell::Absent(Absent::NotApplicable),
         ])?;
+    }
+    for symbol in kernel.module_symbols(ask) {
+        let kind = Cell::or_absent(symbol.kind, Absent::Unknown, Cell::text);
+        rows.row(vec![Cell::Address(symbol.address), kind, Cell::text(&symbol.name), Cell::text(&symbol.module)])?;
     }
     Ok(())
 }

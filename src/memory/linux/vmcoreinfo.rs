@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::super::scan::{Verdict, scan};
+use super::super::symbols::kallsyms::KERNEL_MAP;
 use super::super::{Physical, physical::PAGE};
 
 const BEGIN: &[u8] = b"OSRELEASE=";
@@ -61,9 +62,21 @@ impl Vmcoreinfo {
         u64::from_str_radix(self.get(&format!("SYMBOL({name})"))?, 16).ok()
     }
 
-    /// A number: `NUMBER(name)`, decimal and perhaps negative.
+    /// A number: `NUMBER(name)`, decimal and perhaps negative, or hexadecimal with `0x`.
     pub fn number(&self, name: &str) -> Option<i64> {
-        self.get(&format!("NUMBER({name})"))?.parse().ok()
+        let text = self.get(&format!("NUMBER({name})"))?;
+        match text.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16).ok().map(|number| number as i64),
+            None => text.parse().ok(),
+        }
+    }
+
+    /// An address in the kernel's image less its physical one, as x86-64 (`phys_base`) and ARM (`kimage_voffset`) say it.
+    pub fn image_offset(&self) -> Option<u64> {
+        match self.number("phys_base") {
+            Some(base) => Some(KERNEL_MAP.wrapping_sub(base as u64)),
+            None => self.number("kimage_voffset").map(|offset| offset as u64),
+        }
     }
 }
 
@@ -78,6 +91,9 @@ mod tests {
         let info = Vmcoreinfo::parse(0, text).unwrap();
         assert_eq!(info.symbol("swapper_pg_dir"), Some(0xffff_ffff_8be1_0000));
         assert_eq!((info.number("phys_base"), info.get("OSRELEASE")), (Some(-0x40_0000), Some("6.1.0")));
+        assert_eq!(info.image_offset(), Some(0xffff_ffff_8040_0000));
+        let arm = b"PAGESIZE=65536\nSYMBOL(_stext)=ffff800080010000\nNUMBER(kimage_voffset)=0xffff80003fe00000\n";
+        assert_eq!(Vmcoreinfo::parse(0, arm).unwrap().image_offset(), Some(0xffff_8000_3fe0_0000));
         assert!(Vmcoreinfo::parse(0, b"OSRELEASE=%s\n\0PAGESIZE").is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! Address spaces: from what a program sees to what the machine has. One file per architecture.
 
+pub mod arm64;
 pub mod x86;
 
 use std::collections::HashMap;
@@ -7,24 +8,77 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::physical::PAGE;
 use super::{Fault, Physical};
-pub use x86::Mapping;
+use arm64::Geometry;
 
 /// Parts of the cache of translations that are locked apart, and how many translations each holds.
 const SHARDS: u64 = 16;
 const HELD: usize = 4096;
 
+/// Where a page lies, and what may be done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the bits of an entry")]
+pub struct Mapping {
+    /// Physical address.
+    pub physical: u64,
+    /// Bytes of the page that it is in.
+    pub size: u64,
+    /// May be written.
+    pub writable: bool,
+    /// May be executed: by the kernel in its half, by programs in theirs.
+    pub executable: bool,
+    /// May be touched by programs.
+    pub user: bool,
+    /// Was touched since the bit was last cleared.
+    pub accessed: bool,
+}
+
+/// How tables are walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tables {
+    /// x86-64, of so many levels.
+    X86(u8),
+    /// 64-bit ARM.
+    Arm64(Geometry),
+}
+
+impl Tables {
+    /// Walks from the table at physical `root` to `at`.
+    pub fn walk(self, memory: &Physical, root: u64, at: u64) -> Result<Mapping, Fault> {
+        match self {
+            Self::X86(levels) => x86::walk(memory, root, levels, at),
+            Self::Arm64(geometry) => arm64::walk(memory, root, geometry, at),
+        }
+    }
+
+    /// Levels of its tables.
+    pub fn levels(self) -> u8 {
+        match self {
+            Self::X86(levels) => levels,
+            Self::Arm64(geometry) => geometry.levels(),
+        }
+    }
+
+    /// Bytes of its smallest page.
+    pub fn page(self) -> u64 {
+        match self {
+            Self::X86(_) => PAGE,
+            Self::Arm64(geometry) => 1 << geometry.granule,
+        }
+    }
+}
+
 /// The address space below one root. Reads are exact or a fault.
 pub struct Space {
     physical: Arc<Physical>,
     root: u64,
-    levels: u8,
+    tables: Tables,
     known: Vec<Mutex<HashMap<u64, Result<Mapping, Fault>>>>,
 }
 
 impl Space {
     /// The space whose top table is at physical `root`.
-    pub fn new(physical: Arc<Physical>, root: u64, levels: u8) -> Self {
-        Self { physical, root, levels, known: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    pub fn new(physical: Arc<Physical>, root: u64, tables: Tables) -> Self {
+        Self { physical, root, tables, known: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
     /// Physical address of its top table.
@@ -32,9 +86,9 @@ impl Space {
         self.root
     }
 
-    /// Levels of its tables.
-    pub fn levels(&self) -> u8 {
-        self.levels
+    /// How its tables are walked.
+    pub fn tables(&self) -> Tables {
+        self.tables
     }
 
     /// The physical memory below.
@@ -48,7 +102,7 @@ impl Space {
         let Some(shard) = self.known.get((page % SHARDS) as usize) else { return Err(Fault::NoAddress(at)) };
         let known = shard.lock().unwrap_or_else(PoisonError::into_inner).get(&page).copied();
         let mapping = known.unwrap_or_else(|| {
-            let fresh = x86::walk(&self.physical, self.root, self.levels, at & !(PAGE - 1));
+            let fresh = self.tables.walk(&self.physical, self.root, at & !(PAGE - 1));
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             if shard.len() >= HELD {
                 shard.clear();

@@ -2,9 +2,11 @@
 //!
 //! Layout: Intel SDM volume 3, "Paging", chapters 4.5 and 4.7; the bits of entries that are not present are Linux's
 //! (`arch/x86/include/asm/pgtable_64.h`, `pgtable-invert.h`). Depth is fixed by the number of levels, so no table can
-//! lead a walk in a circle. Protection keys and nested paging are not looked at.
+//! lead a walk in a circle. Entries of a Xen PV guest hold frames of the machine, which
+//! [`Physical::guest_address`] knows. Protection keys and nested paging are not looked at.
 
 use super::super::{Fault, Physical};
+use super::Mapping;
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
@@ -16,24 +18,6 @@ const PROT_NONE: u64 = 1 << 8;
 const NO_EXECUTE: u64 = 1 << 63;
 /// Bits of an entry that are a physical address.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-
-/// Where a page lies, and what may be done with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "they are the bits of an entry")]
-pub struct Mapping {
-    /// Physical address.
-    pub physical: u64,
-    /// Bytes of the page that it is in.
-    pub size: u64,
-    /// May be written.
-    pub writable: bool,
-    /// May be executed.
-    pub executable: bool,
-    /// May be touched by programs.
-    pub user: bool,
-    /// Was touched since the bit was last cleared.
-    pub accessed: bool,
-}
 
 /// Walks the tables below `root` to `at`. The bits of CR3 that are no address (PCID, PWT, PCD) are ignored.
 pub fn walk(memory: &Physical, root: u64, levels: u8, at: u64) -> Result<Mapping, Fault> {
@@ -55,7 +39,7 @@ pub fn walk(memory: &Physical, root: u64, levels: u8, at: u64) -> Result<Mapping
         if level == 0 || (entry & LARGE != 0 && level <= 2) {
             let base = entry & ADDRESS & !(size - 1);
             return Ok(Mapping {
-                physical: base | (at & (size - 1)),
+                physical: memory.guest_address(base | (at & (size - 1)))?,
                 size,
                 writable: may & WRITABLE != 0,
                 user: may & USER != 0,
@@ -63,7 +47,7 @@ pub fn walk(memory: &Physical, root: u64, levels: u8, at: u64) -> Result<Mapping
                 accessed: entry & ACCESSED != 0,
             });
         }
-        table = entry & ADDRESS;
+        table = memory.guest_address(entry & ADDRESS)?;
     }
     Err(Fault::NotMapped(at))
 }

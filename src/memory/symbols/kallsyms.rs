@@ -12,7 +12,7 @@ use super::{ByName, hash};
 use tables::Tables;
 pub use tables::{DECOY, Form, TOKENS};
 
-/// Where the kernel's image is mapped: the part of the address space that all symbols lie in.
+/// Where x86-64 maps the kernel's image: the part of the address space that all its symbols lie in.
 pub const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
 /// See the module. In the order of the kernel's table, which is that of the addresses.
@@ -44,9 +44,9 @@ pub struct Symbol<'a> {
 }
 
 impl Kallsyms {
-    /// Reads the table around the token table in `window` at `hit` (see [`TOKENS`]). `virtual_of` gives the address that a
-    /// place of the window is mapped at, if it is known: only one form of the table needs it.
-    pub fn parse(window: &[u8], hit: usize, virtual_of: impl Fn(usize) -> Option<u64>) -> Result<Self, String> {
+    /// Reads the table around the token table in `window` at `hit` (see [`TOKENS`]). `at` is where the window begins: addresses
+    /// of [`Form::Relative`] are told from there, and stay so until they are [moved](Self::moved).
+    pub fn parse(window: &[u8], hit: usize, at: u64) -> Result<Self, String> {
         let tables = Tables::find(window, hit)?;
         let mut names = String::new();
         let mut spans = Vec::with_capacity(tables.count.min(1 << 20));
@@ -58,7 +58,7 @@ impl Kallsyms {
         if !ended {
             return Err("its names end too early".to_owned());
         }
-        let (form, addresses) = tables.addresses(virtual_of).ok_or("it has no addresses that ascend")?;
+        let (form, addresses) = tables.addresses(at).ok_or("it has no addresses that ascend")?;
         let entry = |((begin, len, kind), address): ((usize, usize, u8), u64)| Entry {
             address,
             name: begin as u32,
@@ -72,6 +72,29 @@ impl Kallsyms {
     /// How addresses were stored.
     pub fn form(&self) -> Form {
         self.form
+    }
+
+    /// Symbols that are known from elsewhere, in the order of their addresses.
+    pub fn listed<'a>(symbols: impl Iterator<Item = (&'a str, u64)>) -> Self {
+        let (mut names, mut list) = (String::new(), Vec::new());
+        for (name, address) in symbols {
+            let len = name.len().min(usize::from(u16::MAX));
+            list.push(Entry { address, name: names.len() as u32, len: len as u16, kind: b'?' });
+            names.push_str(name.get(..len).unwrap_or_default());
+        }
+        list.sort_by_key(|entry| entry.address);
+        Self { list, names, form: Form::Listed, by_name: OnceLock::new(), by_address: OnceLock::new() }
+    }
+
+    /// The same symbols with `by` added to each address. Those of a symbol file that are no addresses but offsets, of what each CPU
+    /// has its own, stay.
+    #[must_use]
+    pub fn moved(mut self, by: u64) -> Self {
+        let stays = |address: u64| self.form == Form::Listed && address >> 63 == 0;
+        for entry in self.list.iter_mut().filter(|entry| !stays(entry.address)) {
+            entry.address = entry.address.wrapping_add(by);
+        }
+        self
     }
 
     /// Symbols there are.

@@ -1,6 +1,7 @@
-//! What the kernel says of itself: names and addresses (kallsyms), types (BTF).
+//! What the kernel says of itself: names and addresses (kallsyms), types (BTF); and what a symbol file says in its place.
 
 pub mod btf;
+pub mod isf;
 pub mod kallsyms;
 
 /// A hash for tables of names (FNV-1a): fast on short texts, and no secret is needed, since equal hashes are compared.

@@ -6,17 +6,14 @@
 //! and freed again in between, which nothing here can tell. "Whole" means that nobody has its blocks now.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use super::books::Part;
 use super::inode::{INLINE_DATA, Inode};
-use super::map::Map;
 use super::{Ext, has_blocks, inside};
-use crate::disk::fs::content::Content;
 use crate::disk::fs::{Confidence, FileKind, Filesystem, Listing, Lost, State};
 use crate::disk::us;
 use crate::disk::walk::{self, How, join};
-use crate::image::{ReadAt, ReadError};
+use crate::image::ReadError;
 
 /// The most names up to the root.
 const DEEP: usize = 256;
@@ -222,36 +219,12 @@ fn one(ext: &Ext, known: &Known, inode: &Inode, sequence: u32, state: State, sou
         return Lost { path, node, state, source, confidence, blocks: 0, reused: 0, runs, content };
     }
     let map = ext.map(inode);
-    let (blocks, reused) = if state == State::Orphan { (count(&map), 0) } else { books(ext, &map) };
-    let confidence = match (blocks, reused) {
-        (0, _) if node.size > 0 || node.times.deleted.is_some() => Confidence::NoMap,
-        (_, 0) if map.odd.is_empty() => Confidence::Whole,
-        (blocks, reused) if blocks == reused => Confidence::Reused,
-        _ => Confidence::Part,
-    };
-    let runs = map.runs;
-    let content: Option<Arc<dyn ReadAt>> = (confidence != Confidence::NoMap).then(|| {
-        let damaged = map.odd.first().cloned();
-        let content = Content::new(Arc::clone(&ext.volume), runs.clone(), ext.sb.block_size, node.size, damaged);
-        Arc::new(content) as Arc<dyn ReadAt>
-    });
+    let used =
+        |range: std::ops::Range<u64>| range.map(|block| u64::from(ext.block_in_use(block).unwrap_or(true))).sum();
+    let (blocks, reused) = if state == State::Orphan { (map.blocks(), 0) } else { map.books(ext.sb.blocks, used) };
+    let confidence = map.confidence((blocks, reused), node.size > 0 || node.times.deleted.is_some());
+    let runs = map.runs.clone();
+    let content =
+        (confidence != Confidence::NoMap).then(|| map.content(&ext.volume, ext.sb.block_size, node.size, true));
     Lost { path, node, state, source, confidence, blocks, reused, runs, content }
-}
-
-fn count(map: &Map) -> u64 {
-    map.runs.iter().fold(0, |sum, run| sum.saturating_add(run.len))
-}
-
-/// Blocks of the content, and how many of them are in use by somebody now.
-fn books(ext: &Ext, map: &Map) -> (u64, u64) {
-    let (mut blocks, mut reused) = (0_u64, 0_u64);
-    for run in map.runs.iter().filter(|run| !run.unwritten) {
-        let end = run.physical.saturating_add(run.len).min(ext.sb.blocks);
-        blocks = blocks.saturating_add(run.len);
-        reused = reused.saturating_add(run.len - end.saturating_sub(run.physical).min(run.len));
-        for block in run.physical..end {
-            reused = reused.saturating_add(u64::from(ext.block_in_use(block).unwrap_or(true)));
-        }
-    }
-    (blocks, reused)
 }

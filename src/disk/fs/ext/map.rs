@@ -10,67 +10,25 @@ use super::Ext;
 use super::inode::{EXTENTS, Inode};
 use super::superblock::checksum;
 use crate::disk::fs::Run;
+use crate::disk::fs::runs::Map;
 use crate::image::ReadError;
 use crate::image::fields::{Fields, read_structure};
 
 /// Length from which an extent is one that was never written.
 const UNWRITTEN: u16 = 0x8000;
 
-/// Runs in the order of the file, and the blocks that hold the map itself.
-#[derive(Debug, Default)]
-pub(super) struct Map {
-    pub(super) runs: Vec<Run>,
-    pub(super) own: Vec<u64>,
-    pub(super) odd: Vec<String>,
-}
-
-impl Map {
-    /// The map of an inode.
-    pub(super) fn of(ext: &Ext, inode: &Inode) -> Self {
-        let mut walk = Walk { ext, seed: inode.seed, seen: HashSet::new(), map: Self::default() };
-        let done = if inode.has(EXTENTS) {
-            walk.extents("ext extents in an inode", 0, &inode.block, None)
-        } else {
-            walk.direct(&inode.block, inode.node.size.div_ceil(ext.sb.block_size))
-        };
-        if let Err(error) = done {
-            walk.map.odd.push(error.to_string());
-        }
-        walk.map.finish()
+/// The map of an inode.
+pub(super) fn of(ext: &Ext, inode: &Inode) -> Map {
+    let mut walk = Walk { ext, seed: inode.seed, seen: HashSet::new(), map: Map::default() };
+    let done = if inode.has(EXTENTS) {
+        walk.extents("ext extents in an inode", 0, &inode.block, None)
+    } else {
+        walk.direct(&inode.block, inode.node.size.div_ceil(ext.sb.block_size))
+    };
+    if let Err(error) = done {
+        walk.map.odd.push(error.to_string());
     }
-
-    /// Sorts what a sound tree has sorted already, and drops what overlaps.
-    fn finish(mut self) -> Self {
-        if !self.runs.is_sorted_by_key(|run| run.logical) {
-            self.odd.push("its extents are not in order".to_owned());
-            self.runs.sort_by_key(|run| run.logical);
-        }
-        let (mut end, mut overlap) = (0, false);
-        self.runs.retain(|run| {
-            let good = run.logical >= end;
-            overlap |= !good;
-            if good {
-                end = run.logical.saturating_add(run.len);
-            }
-            good
-        });
-        if overlap {
-            self.odd.push("some of its extents overlap; the later ones were left out".to_owned());
-        }
-        self
-    }
-
-    fn push(&mut self, run: Run) {
-        if let Some(last) = self.runs.last_mut()
-            && last.unwritten == run.unwritten
-            && last.logical.checked_add(last.len) == Some(run.logical)
-            && last.physical.checked_add(last.len) == Some(run.physical)
-        {
-            last.len += run.len;
-            return;
-        }
-        self.runs.push(run);
-    }
+    walk.map.finish()
 }
 
 struct Walk<'a> {

@@ -19,7 +19,7 @@ mod xattr;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use super::content::Content;
+use super::runs::Map;
 use super::{Change, FileKind, Filesystem, Listing, Lost, Node, Options, Run};
 use crate::disk::us;
 use crate::image::cache::Cache;
@@ -29,7 +29,6 @@ use books::{Part, Tables};
 use groups::Groups;
 use inode::{INLINE_DATA, Inode};
 use journal::{Journal, Overlay, Replay};
-use map::Map;
 use superblock::Superblock;
 
 pub(crate) use superblock::has_copy;
@@ -164,7 +163,7 @@ impl Ext {
         if inode.has(INLINE_DATA) || self.is_fast_link(inode) || !has_blocks(inode) {
             return Map::default();
         }
-        Map::of(self, inode)
+        map::of(self, inode)
     }
 
     fn is_fast_link(&self, inode: &Inode) -> bool {
@@ -209,9 +208,7 @@ impl Ext {
                 size,
             ));
         }
-        let map = self.map(inode);
-        let damaged = map.odd.into_iter().next().filter(|_| strict);
-        Ok(Arc::new(Content::new(Arc::clone(&self.volume), map.runs, self.sb.block_size, size, damaged)))
+        Ok(self.map(inode).content(&self.volume, self.sb.block_size, size, strict))
     }
 }
 
@@ -297,18 +294,7 @@ impl Filesystem for Ext {
 
     fn slack(&self, inode: u64) -> Result<Vec<u8>, ReadError> {
         let inode = self.inode(inode)?;
-        let map = self.map(&inode);
-        let (size, block) = (inode.node.size, self.sb.block_size);
-        let Some(run) =
-            map.runs.iter().find(|run| (size / block).checked_sub(run.logical).is_some_and(|n| n < run.len))
-        else {
-            return Ok(Vec::new());
-        };
-        let at = run.physical.saturating_add(size / block - run.logical).saturating_mul(block);
-        if size % block == 0 {
-            return Ok(Vec::new());
-        }
-        read_vec(self.volume.as_ref(), at.saturating_add(size % block), us(block - size % block))
+        self.map(&inode).slack(self.volume.as_ref(), self.sb.block_size, inode.node.size)
     }
 
     fn target(&self, inode: u64) -> Result<Vec<u8>, ReadError> {

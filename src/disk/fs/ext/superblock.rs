@@ -4,6 +4,7 @@
 //! (never merged) and a device that is only a journal are refused too. Where the first superblock is damaged, the copies are
 //! looked for in the groups where mke2fs puts them.
 
+use crate::disk::fs::words::{flags, uuid};
 use crate::disk::us;
 use crate::image::fields::{Fields, read_structure};
 use crate::image::{ReadAt, ReadError};
@@ -114,26 +115,8 @@ pub(super) fn checksum(seed: u32, bytes: &[u8]) -> u32 {
 
 /// The UUID of a journal that is on a device of its own; none if it is an inode.
 fn outside(fields: &Fields<'_>) -> Result<Option<String>, ReadError> {
-    let uuid = fields.slice(0xd0, 16)?;
-    Ok((fields.u32(0xe0)? == 0).then(|| uuid_text(uuid)))
-}
-
-/// As it is written everywhere.
-fn uuid_text(bytes: &[u8]) -> String {
-    let hex = crate::image::hex(bytes);
-    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
-    [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
-}
-
-/// Names of the bits that are set; unknown ones as numbers.
-fn names(set: u32, known: &[(u32, &str)]) -> Vec<String> {
-    let mut names: Vec<_> =
-        known.iter().filter(|(bit, _)| set & bit != 0).map(|(_, name)| (*name).to_owned()).collect();
-    let rest = known.iter().fold(set, |rest, (bit, _)| rest & !bit);
-    if rest != 0 {
-        names.push(format!("{rest:#x}"));
-    }
-    names
+    let own = fields.slice(0xd0, 16)?;
+    Ok((fields.u32(0xe0)? == 0).then(|| uuid(own)))
 }
 
 /// Where the first superblock stands, in bytes.
@@ -190,11 +173,11 @@ impl Superblock {
         let (compat, incompat, ro_compat) = (feature(0x5c)?, feature(0x60)?, feature(0x64)?);
         let known = INCOMPAT.iter().fold(0, |all, (bit, _)| all | bit) & !REFUSED;
         if incompat & !known != 0 {
-            let what = names(incompat & !known, INCOMPAT).join(", ");
+            let what = flags(incompat & !known, INCOMPAT).join(", ");
             let what = if incompat & JOURNAL_DEV == 0 {
                 format!("it uses the feature {what}")
             } else {
-                format!("it is the journal {} of another file system", uuid_text(fields.slice(0x68, 16)?))
+                format!("it is the journal {} of another file system", uuid(fields.slice(0x68, 16)?))
             };
             return Err(ReadError::unsupported("ext file system", what));
         }
@@ -297,9 +280,8 @@ impl Superblock {
         states.push(if state & 1 != 0 { "clean" } else { "not clean" });
         states.extend((state & 2 != 0).then_some("errors"));
         states.extend((state & 4 != 0).then_some("orphans"));
-        let uuid = self.uuid;
         let mut fact = |name: &str, value: String| self.facts.push((name.to_owned(), value));
-        fact("uuid", uuid_text(&uuid));
+        fact("uuid", uuid(fields.slice(0x68, 16)?));
         fact("label", fields.text(0x78, 16)?);
         fact("last mounted on", fields.text(0x88, 64)?);
         fact("state", states.join(", "));
@@ -317,9 +299,9 @@ impl Superblock {
         let groups = self.blocks.saturating_sub(u64::from(self.first_data_block));
         fact("groups", groups.div_ceil(u64::from(self.blocks_per_group)).to_string());
         fact("first orphan inode", fields.u32(0xe8)?.to_string());
-        fact("compatible", names(self.compat, COMPAT).join(" "));
-        fact("incompatible", names(self.incompat, INCOMPAT).join(" "));
-        fact("read-only compatible", names(self.ro_compat, RO_COMPAT).join(" "));
+        fact("compatible", flags(self.compat, COMPAT).join(" "));
+        fact("incompatible", flags(self.incompat, INCOMPAT).join(" "));
+        fact("read-only compatible", flags(self.ro_compat, RO_COMPAT).join(" "));
         Ok(())
     }
 

@@ -12,7 +12,6 @@
 mod header;
 mod snapshots;
 mod table;
-mod unpack;
 
 use std::sync::Arc;
 

@@ -9,7 +9,6 @@ use crate::image::{ReadAt, ReadError, read_vec};
 
 use super::super::shared::mapped::{self, Home, Map, Run, joined};
 use super::header::Header;
-use super::unpack;
 
 const L1: &str = "qcow2 L1 table";
 const L2: &str = "qcow2 L2 table";
@@ -238,7 +237,7 @@ impl Map for Table {
         let index = usize::try_from(unit % entries * self.entry_len()).unwrap_or(0);
         let (at, len) = self.packed(&fields, index, fields.be64(index)?)?;
         let packed = read_vec(self.file.as_ref(), at, usize::try_from(len).unwrap_or(usize::MAX))?;
-        let how = if self.zstd { unpack::zstd } else { inflate::raw };
+        let how = if self.zstd { inflate::zstd } else { inflate::raw };
         // A cluster at the end of the disk is compressed whole.
         let cluster = usize::try_from(self.cluster).unwrap_or(usize::MAX);
         let done = if into.len() == cluster {

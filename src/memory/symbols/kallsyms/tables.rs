@@ -12,6 +12,8 @@ const MOST: usize = 4_000_000;
 const STEP: usize = 256;
 /// Bytes that 256 names take, at least and at most.
 const STRIDE: std::ops::RangeInclusive<u32> = 512..=32_768;
+/// More bytes than any kernel's image has.
+const LARGEST: u64 = 1 << 30;
 /// The fewest markers that are taken for a table.
 const FEW: usize = 100;
 
@@ -22,10 +24,12 @@ pub enum Form {
     BasePercpu,
     /// Offsets to a base.
     Base,
-    /// Offsets to the place they stand at.
+    /// Offsets to the place they stand at: addresses are told as if the table were mapped where it was read from.
     Relative,
     /// Full addresses.
     Full,
+    /// None: they were read from a symbol file.
+    Listed,
 }
 
 pub(super) struct Tables<'a> {
@@ -36,6 +40,8 @@ pub(super) struct Tables<'a> {
     /// Where `num_syms` stands, and the end of `token_index`: addresses are before the one or behind the other.
     num_syms: usize,
     index_end: usize,
+    /// Bytes that each table's begin is a multiple of: eight, and four in kernels since 7.1 or so.
+    aligned: usize,
     pub(super) count: usize,
 }
 
@@ -51,25 +57,34 @@ impl<'a> Tables<'a> {
     pub(super) fn find(window: &'a [u8], hit: usize) -> Result<Self, String> {
         let (tokens, table, index_end) = tokens(window, hit).ok_or(DECOY)?;
         let (at, run) = markers(window, table).ok_or("no markers stand before its token table")?;
-        let mut tables = Self { window, tokens, names: 0, markers: run, num_syms: 0, index_end, count: 0 };
+        let mut tables = Self { window, tokens, names: 0, markers: run, num_syms: 0, index_end, aligned: 8, count: 0 };
         // The run may go on into what follows: it is the number of symbols that says how many markers there are.
         for most in (FEW..=tables.markers.len()).rev().take(8) {
             let Some(&last) = tables.markers.get(most - 1) else { continue };
-            let from = at.saturating_sub(last as usize + *STRIDE.end() as usize + 16) & !7;
-            let to = at.saturating_sub(last as usize + 8);
-            for place in (from..to + 8).step_by(8).rev() {
-                let Some(count) = u64_at(window, place) else { continue };
-                let count = usize::try_from(count).unwrap_or(usize::MAX);
-                if count > MOST || count.div_ceil(STEP) != most {
-                    continue;
-                }
-                (tables.num_syms, tables.names, tables.count) = (place, place + 8, count);
-                if tables.markers_agree(most, at) {
+            let from = at.saturating_sub(last as usize + *STRIDE.end() as usize + 16) & !3;
+            let to = at.saturating_sub(last as usize + 4);
+            for place in (from..to).step_by(4).rev() {
+                if tables.number_stands_at(place, most) && tables.names_begin(place, most, at) {
                     return Ok(tables);
                 }
             }
         }
         Err("no number of symbols fits its names and markers".to_owned())
+    }
+
+    /// Is the number at `place` one of symbols that have `most` markers?
+    fn number_stands_at(&mut self, place: usize, most: usize) -> bool {
+        let Some(count) = u32_at(self.window, place).map(|count| count as usize) else { return false };
+        (self.num_syms, self.count) = (place, count);
+        count <= MOST && count.div_ceil(STEP) == most
+    }
+
+    /// Do the names begin behind the number at `place`, with the tables aligned one way or the other?
+    fn names_begin(&mut self, place: usize, most: usize, end: usize) -> bool {
+        [8, 4].into_iter().any(|aligned| {
+            (self.names, self.aligned) = (place + aligned, aligned);
+            place.is_multiple_of(aligned) && self.markers_agree(most, end)
+        })
     }
 
     /// Length of a name and where its tokens begin.
@@ -112,11 +127,11 @@ impl<'a> Tables<'a> {
         true
     }
 
-    /// All addresses, in whichever form is there.
-    pub(super) fn addresses(&self, virtual_of: impl Fn(usize) -> Option<u64>) -> Option<(Form, Vec<u64>)> {
+    /// All addresses, in whichever form is there. `at` is where the window begins.
+    pub(super) fn addresses(&self, at: u64) -> Option<(Form, Vec<u64>)> {
         let len = self.count.checked_mul(4)?;
         let aligned = len.next_multiple_of(8);
-        let after = self.index_end.next_multiple_of(8);
+        let after = self.index_end.next_multiple_of(self.aligned);
         let before = self.num_syms.checked_sub(8).and_then(|base| Some((base.checked_sub(aligned)?, base)));
         for (offsets, base) in before.into_iter().chain([(after, after + aligned)]) {
             let (Some(offsets), Some(base)) = (self.window.get(offsets..offsets + len), u64_at(self.window, base))
@@ -134,9 +149,11 @@ impl<'a> Tables<'a> {
                 return Some((Form::Base, list));
             }
         }
-        if let (Some(begin), Some(offsets)) = (virtual_of(after), self.window.get(after..after + len)) {
+        if let Some(offsets) = self.window.get(after..after + len) {
+            let begin = at.wrapping_add(after as u64);
             let decode = |n: usize, word: i32| begin.wrapping_add(4 * n as u64).wrapping_add_signed(i64::from(word));
-            if let Some(list) = ascending(offsets, decode) {
+            let list = words(offsets, decode);
+            if climbs(&list) && list.last()?.wrapping_sub(*list.first()?) < LARGEST {
                 return Some((Form::Relative, list));
             }
         }
@@ -151,17 +168,26 @@ fn percpu(base: u64, word: i32) -> u64 {
     if word >= 0 { word as u64 } else { base.wrapping_sub(1).wrapping_sub(i64::from(word) as u64) }
 }
 
-fn ascending(offsets: &[u8], decode: impl Fn(usize, i32) -> u64) -> Option<Vec<u64>> {
+fn words(offsets: &[u8], decode: impl Fn(usize, i32) -> u64) -> Vec<u64> {
     let words = offsets.chunks_exact(4).map(|word| word.try_into().map_or(0, i32::from_le_bytes));
-    let list: Vec<u64> = words.enumerate().map(|(n, word)| decode(n, word)).collect();
+    words.enumerate().map(|(n, word)| decode(n, word)).collect()
+}
+
+fn ascending(offsets: &[u8], decode: impl Fn(usize, i32) -> u64) -> Option<Vec<u64>> {
+    let list = words(offsets, decode);
     is_ascending(&list).then_some(list)
 }
 
-/// Nearly all go up, most lie in the kernel's part, and they are not all the same.
+/// They climb, and most lie in the kernel's part.
 fn is_ascending(list: &[u64]) -> bool {
-    let falls = list.iter().zip(list.iter().skip(1)).filter(|(one, next)| one > next).count();
     let high = list.iter().filter(|&&address| address >= 1 << 63).count();
-    falls * 1000 <= list.len() && high * 2 > list.len() && list.first() < list.last()
+    climbs(list) && high * 2 > list.len()
+}
+
+/// Nearly all go up, and they are not all the same.
+fn climbs(list: &[u64]) -> bool {
+    let falls = list.iter().zip(list.iter().skip(1)).filter(|(one, next)| one > next).count();
+    falls * 1000 <= list.len() && list.first() < list.last()
 }
 
 /// The 256 tokens, where their table begins, and where its index ends.
@@ -200,10 +226,10 @@ fn tokens(window: &[u8], hit: usize) -> Option<(Vec<&[u8]>, usize, usize)> {
 /// Where the markers begin, and their run: the longest that stands in front of the token table.
 fn markers(window: &[u8], table: usize) -> Option<(usize, Vec<u32>)> {
     // Between the markers and the table may stand three bytes for each symbol.
-    let nearest = table.saturating_sub(4 * FEW) & !7;
+    let nearest = table.saturating_sub(4 * FEW) & !3;
     let furthest = table.saturating_sub(MOST / STEP * 4 + 3 * MOST);
     let stride = |one: u32, next: u32| next.checked_sub(one).is_some_and(|delta| STRIDE.contains(&delta));
-    for at in (furthest.next_multiple_of(8)..nearest + 8).step_by(8).rev() {
+    for at in (furthest.next_multiple_of(4)..nearest + 4).step_by(4).rev() {
         if u32_at(window, at) != Some(0) || !u32_at(window, at + 4).is_some_and(|next| stride(0, next)) {
             continue;
         }

@@ -10,9 +10,23 @@ struct Sample {
 
 const BASE: u64 = 0xffff_ffff_8100_0000;
 
-fn sample(n: usize, new_order: bool, form: Form, seqs: bool) -> Sample {
+/// Where a table begins, what follows what, and what is there at all.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    new_order: bool,
+    form: Form,
+    seqs: bool,
+    aligned: usize,
+}
+
+fn sample(n: usize, shape: Shape) -> Sample {
+    let Shape { new_order, form, seqs, aligned } = shape;
     let mut bytes = vec![0x5a; 64];
-    let align = |bytes: &mut Vec<u8>| bytes.resize(bytes.len().next_multiple_of(8), 0);
+    let align = |bytes: &mut Vec<u8>| bytes.resize(bytes.len().next_multiple_of(aligned), 0);
+    let sequence = |bytes: &mut Vec<u8>| {
+        bytes.extend((0..n).flat_map(|i| [(i >> 16) as u8, (i >> 8) as u8, i as u8]));
+        bytes.resize(bytes.len().next_multiple_of(aligned), 0);
+    };
     let addresses = |bytes: &mut Vec<u8>| {
         let begin = bytes.len() as u64;
         for i in 0..n as u64 {
@@ -24,7 +38,7 @@ fn sample(n: usize, new_order: bool, form: Form, seqs: bool) -> Sample {
                     let place = KERNEL + begin + 4 * i;
                     bytes.extend((address.wrapping_sub(place) as i32).to_le_bytes());
                 }
-                Form::Full => bytes.extend(address.to_le_bytes()),
+                Form::Full | Form::Listed => bytes.extend(address.to_le_bytes()),
             }
         }
         align(bytes);
@@ -35,7 +49,8 @@ fn sample(n: usize, new_order: bool, form: Form, seqs: bool) -> Sample {
     if !new_order {
         addresses(&mut bytes);
     }
-    bytes.extend((n as u64).to_le_bytes());
+    bytes.extend((n as u32).to_le_bytes());
+    align(&mut bytes);
     let (begin, mut markers) = (bytes.len(), Vec::new());
     for i in 0..n {
         if i % STEP == 0 {
@@ -53,9 +68,9 @@ fn sample(n: usize, new_order: bool, form: Form, seqs: bool) -> Sample {
     align(&mut bytes);
     bytes.extend(markers.iter().flat_map(|marker: &u32| marker.to_le_bytes()));
     align(&mut bytes);
-    if seqs {
-        bytes.extend((0..n).flat_map(|i| [(i >> 16) as u8, (i >> 8) as u8, i as u8]));
-        align(&mut bytes);
+    // The newest kernels have it behind the offsets.
+    if seqs && aligned == 8 {
+        sequence(&mut bytes);
     }
     let (table, mut index, mut hit) = (bytes.len(), Vec::new(), 0);
     for token in 0..=255_u8 {
@@ -72,6 +87,9 @@ fn sample(n: usize, new_order: bool, form: Form, seqs: bool) -> Sample {
     if new_order {
         addresses(&mut bytes);
     }
+    if seqs && aligned == 4 {
+        sequence(&mut bytes);
+    }
     bytes.extend([0x5a; 64]);
     Sample { bytes, hit }
 }
@@ -80,39 +98,49 @@ const KERNEL: u64 = 0xffff_ffff_8200_0000;
 
 #[test]
 fn every_order_and_form_is_read() {
-    for (new_order, form, seqs) in [
-        (false, Form::BasePercpu, false),
-        (false, Form::BasePercpu, true),
-        (true, Form::BasePercpu, false),
-        (true, Form::Base, false),
-        (false, Form::Base, true),
-        (true, Form::Relative, false),
-        (false, Form::Full, false),
+    for (new_order, form, seqs, aligned) in [
+        (false, Form::BasePercpu, false, 8),
+        (false, Form::BasePercpu, true, 8),
+        (true, Form::BasePercpu, false, 8),
+        (true, Form::Base, false, 8),
+        (false, Form::Base, true, 8),
+        (true, Form::Relative, false, 8),
+        (true, Form::Relative, true, 8),
+        (true, Form::Relative, true, 4),
+        (false, Form::Full, false, 8),
     ] {
-        let sample = sample(30_001, new_order, form, seqs);
-        let read = Kallsyms::parse(&sample.bytes, sample.hit, |at| Some(KERNEL + at as u64));
-        let read = read.unwrap_or_else(|why| panic!("{new_order} {form:?} {seqs}: {why}"));
-        assert_eq!((read.len(), read.form()), (30_001, form));
-        assert_eq!(read.address("f12345"), Some(BASE + 16 * 12345));
-        assert_eq!(read.address(&format!("f{:0>200}", 7)), Some(BASE + 16 * 7));
-        assert_eq!(read.at(BASE + 16 * 500 + 9).map(|symbol| symbol.name), Some("f500"));
-        assert_eq!(read.at(BASE - 1), None);
+        // Names of one length more each: the token table's index ends at a multiple of eight, and not.
+        for n in 30_001..30_003 {
+            let shape = Shape { new_order, form, seqs, aligned };
+            let sample = sample(n, shape);
+            let read = Kallsyms::parse(&sample.bytes, sample.hit, KERNEL);
+            let read = read.unwrap_or_else(|why| panic!("{shape:?}: {why}"));
+            assert_eq!((read.len(), read.form()), (n, form));
+            assert_eq!(read.address("f12345"), Some(BASE + 16 * 12345));
+            assert_eq!(read.address(&format!("f{:0>200}", 7)), Some(BASE + 16 * 7));
+            assert_eq!(read.at(BASE + 16 * 500 + 9).map(|symbol| symbol.name), Some("f500"));
+            assert_eq!(read.at(BASE - 1), None);
+            let moved = read.moved(0x20_0000);
+            assert_eq!(moved.address("f12345"), Some(BASE + 0x20_0000 + 16 * 12345));
+        }
     }
 }
 
 #[test]
 fn a_torn_table_is_refused_and_none_panics() {
-    let sample = sample(26_000, false, Form::BasePercpu, true);
-    let parse = |bytes: &[u8]| Kallsyms::parse(bytes, sample.hit, |_| None);
-    let middle = sample.bytes.len() / 3;
-    for at in (0..sample.bytes.len()).step_by(sample.bytes.len() / 40) {
-        let _ = parse(&sample.bytes[..at]);
-        let mut changed = sample.bytes.clone();
-        changed[at] = changed[at].wrapping_add(1);
-        let _ = parse(&changed);
+    for (form, new_order, aligned) in [(Form::BasePercpu, false, 8), (Form::Relative, true, 4)] {
+        let sample = sample(26_000, Shape { new_order, form, seqs: true, aligned });
+        let parse = |bytes: &[u8]| Kallsyms::parse(bytes, sample.hit, 0);
+        let middle = sample.bytes.len() / 3;
+        for at in (0..sample.bytes.len()).step_by(sample.bytes.len() / 40) {
+            let _ = parse(&sample.bytes[..at]);
+            let mut changed = sample.bytes.clone();
+            changed[at] = changed[at].wrapping_add(1);
+            let _ = parse(&changed);
+        }
+        let mut torn = sample.bytes.clone();
+        // Lengths in the midst of the names: the markers no longer agree.
+        torn[middle..middle + 64].fill(0x03);
+        assert!(parse(&torn).is_err());
     }
-    let mut torn = sample.bytes.clone();
-    // Lengths in the midst of the names: the markers no longer agree.
-    torn[middle..middle + 64].fill(0x03);
-    assert!(parse(&torn).is_err());
 }

@@ -1,0 +1,9 @@
+//! exFAT: tables, directories, content, deleted files.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../filesystem.rs"]
+mod filesystem;
+
+fuzz_target!(|bytes: &[u8]| filesystem::explore("exfat", bytes));

@@ -1,0 +1,105 @@
+//! Questions to a memory image: by the program, as a user asks them, and in this process, to images that a test has changed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use impound::analyzer::{self, Run};
+use impound::image::{Extent, ReadAt, ReadError};
+use impound::memory::Physical;
+use impound::memory::linux::{Ask, Kernel};
+use impound::report::{Cell, Rows};
+use serde_json::Value;
+
+use super::run::{Ran, run};
+
+/// Questions to one image.
+pub struct Memory<'a>(pub &'a Path);
+
+impl Memory<'_> {
+    pub fn ask(&self, question: &[&str]) -> Result<Ran> {
+        let image = self.0.display().to_string();
+        run(&[&["memory", image.as_str()], question].concat())
+    }
+
+    pub fn rows(&self, name: &str) -> Result<Vec<Value>> {
+        self.ask(&[name])?.expect(0)?.rows()
+    }
+}
+
+pub fn has(rows: &[Value], what: &[(&str, Value)]) -> bool {
+    rows.iter().any(|row| what.iter().all(|(key, value)| row[*key] == *value))
+}
+
+pub fn texts<'r>(rows: &'r [Value], key: &str) -> Vec<&'r str> {
+    rows.iter().filter_map(|row| row[key].as_str()).collect()
+}
+
+pub fn pid_of(rows: &[Value], comm: &str) -> Result<i64> {
+    let row = rows.iter().find(|row| row["comm"] == comm).with_context(|| format!("no process {comm}"))?;
+    row["pid"].as_i64().context("no pid")
+}
+
+/// An image with some bytes changed, that notes which pages were looked at.
+pub struct Changed {
+    below: Arc<dyn ReadAt>,
+    bytes: Vec<(u64, u8)>,
+    pub seen: Mutex<BTreeSet<u64>>,
+}
+
+impl Changed {
+    pub fn new(below: &Arc<dyn ReadAt>, mut bytes: Vec<(u64, u8)>) -> Self {
+        bytes.sort_unstable();
+        Self { below: Arc::clone(below), bytes, seen: Mutex::default() }
+    }
+}
+
+impl ReadAt for Changed {
+    fn len(&self) -> u64 {
+        self.below.len()
+    }
+
+    fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), ReadError> {
+        self.below.read_at(at, into)?;
+        if into.len() == 4096 {
+            self.seen.lock().unwrap().insert(at / 4096);
+        }
+        let end = at + into.len() as u64;
+        let from = self.bytes.partition_point(|(place, _)| *place < at);
+        for (place, byte) in self.bytes[from..].iter().take_while(|(place, _)| *place < end) {
+            into[usize::try_from(place - at).unwrap()] = *byte;
+        }
+        Ok(())
+    }
+
+    fn extent(&self, at: u64) -> Result<Extent, ReadError> {
+        self.below.extent(at)
+    }
+}
+
+/// Rows that are only counted and kept as text.
+#[derive(Default)]
+pub struct Kept(pub Vec<String>);
+
+impl Rows for Kept {
+    fn row(&mut self, cells: Vec<Cell>) -> std::io::Result<()> {
+        self.0.push(format!("{cells:?}"));
+        Ok(())
+    }
+
+    fn end(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+pub fn answers(kernel: &Kernel, name: &str) -> Result<Vec<String>> {
+    let analyzer = analyzer::by_name(name).context("no such analyzer")?;
+    let (Run::Linux(run), mut rows) = (analyzer.run, Kept::default());
+    run(kernel, &Ask::default(), &mut rows)?;
+    Ok(rows.0)
+}
+
+pub fn find(image: Arc<dyn ReadAt>) -> Result<Kernel> {
+    Ok(Kernel::find(Physical::new(image))?)
+}

@@ -1,0 +1,96 @@
+//! A guest with a real module that hides and hooks, and with odd programs: all of it is found, from memory alone.
+
+#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
+
+mod common;
+
+use anyhow::{Context, Result, ensure};
+use common::guest::{Guest, Spec};
+use common::memory::{Memory, has, pid_of, texts};
+use common::run::{Exhibit, run};
+
+#[test]
+fn what_an_intruder_left_is_found() -> Result<()> {
+    let guest = Guest::boot(&Spec { disks: Vec::new(), ..Spec::new("linux-hooked") })?;
+    // The guest's own kernel does not list it any more.
+    let listed = guest.truth("modules")?;
+    ensure!(!listed.is_empty() && !listed.iter().any(|line| line.contains("impound_planted")), "{listed:?}");
+    let case = guest.folder().join("case");
+    let (target, text) = (guest.target(), case.display().to_string());
+    run(&["acquire", &target, "--case", &text, "--memory", "--memory-method", "paused"])?.expect(0)?;
+    guest.kill()?;
+    let exhibit = Exhibit::find(&case, "memory")?;
+    let memory = Memory(&exhibit.dir);
+    the_module_is_found(&memory)?;
+    odd_programs_are_found(&memory)?;
+    findings_tell_all_of_it(&memory)
+}
+
+fn the_module_is_found(memory: &Memory<'_>) -> Result<()> {
+    assert!(!texts(&memory.rows("linux.lsmod")?, "name").contains(&"impound_planted"));
+    let hidden = memory.rows("linux.hidden_modules")?;
+    ensure!(texts(&hidden, "name") == ["impound_planted"], "{hidden:?}");
+    let calls = memory.rows("linux.check_syscall")?;
+    let hooked: Vec<_> = calls.iter().filter(|row| row["hooked"] == true).collect();
+    ensure!(hooked.len() == 1 && hooked[0]["index"] == 83, "{hooked:?}");
+    let keys = memory.rows("linux.keyboard_notifiers")?;
+    ensure!(keys.len() == 1 && keys[0]["hooked"] == true, "{keys:?}");
+    let packets = memory.rows("linux.netfilter")?;
+    let mine: Vec<_> = packets.iter().filter(|row| row["hooked"] == true).collect();
+    ensure!(mine.len() == 1 && mine[0]["hook"] == "LOCAL_IN" && mine[0]["proto"] == "IPV4", "{mine:?}");
+    Ok(())
+}
+
+fn odd_programs_are_found(memory: &Memory<'_>) -> Result<()> {
+    let list = memory.rows("linux.pslist")?;
+    let pid = |role: &str| pid_of(&list, &format!("plant-{role}"));
+    let code = memory.rows("linux.malfind")?;
+    let writable: Vec<_> = code.iter().filter(|row| row["pid"].as_i64() == pid("rwx").ok()).collect();
+    ensure!(writable.len() == 1 && writable[0]["protection"] == "rwxp", "{code:?}");
+    ensure!(
+        writable[0]["first_bytes"].as_str().is_some_and(|bytes| bytes.starts_with("55 48 89 e5 31 c0 c9 c3")),
+        "{code:?}"
+    );
+    let tracing = memory.rows("linux.ptrace")?;
+    ensure!(has(&tracing, &[("pid", pid("traced")?.into())]) || !tracing.is_empty(), "{tracing:?}");
+    let sockets = memory.rows("linux.sockstat")?;
+    let of = pid("sockets")?;
+    for what in [
+        [("family", "AF_INET".into()), ("type", "RAW".into())],
+        [("family", "AF_PACKET".into()), ("type", "RAW".into())],
+        [("source_port", 5353.into()), ("protocol", "UDP".into())],
+    ] {
+        ensure!(has(&sockets, &[&[("pid", of.into())], &what[..]].concat()), "{what:?} is not in {sockets:?}");
+    }
+    let may = memory.rows("linux.capabilities")?;
+    let row = may.iter().find(|row| row["pid"].as_i64() == pid("caps").ok()).context("no capabilities")?;
+    let effective = row["cap_effective"].as_str().context("no capabilities in effect")?;
+    ensure!(row["euid"] == 1000 && effective.contains("cap_net_raw") && effective.contains("cap_sys_ptrace"), "{row}");
+    let claims = memory.rows("linux.process_spoofing")?;
+    let memfd = claims.iter().find(|row| row["pid"].as_i64() == pid("memfd").ok()).context("no claim of the memfd")?;
+    ensure!(memfd["exe"].as_str().is_some_and(|exe| exe.contains("memfd:planted-memfd")), "{memfd}");
+    ensure!(memfd["first_argument"] == "[kworker/7:7]", "{memfd}");
+    Ok(())
+}
+
+fn findings_tell_all_of_it(memory: &Memory<'_>) -> Result<()> {
+    let findings = memory.rows("linux.findings")?;
+    let kinds = texts(&findings, "finding");
+    for what in [
+        "hidden module",
+        "hooked system call",
+        "hook outside of all code",
+        "keyboard notifier",
+        "executable memory without a file",
+        "odd program",
+        "preloaded library",
+        "traced",
+    ] {
+        ensure!(kinds.contains(&what), "no finding of `{what}`: {findings:#?}");
+    }
+    ensure!(
+        findings.iter().any(|row| row["evidence"].as_str().is_some_and(|text| text.contains("planted-evil.so"))),
+        "{findings:#?}"
+    );
+    Ok(())
+}
