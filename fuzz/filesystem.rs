@@ -14,12 +14,18 @@ pub fn explore(name: &str, bytes: &[u8]) {
     let how = How { recursive: true, deleted: true };
     let _ = walk::<ReadError>(fs.as_ref(), (fs.root(), b"/"), how, &mut |_| {}, &mut |found| {
         let inode = found.entry.inode;
-        let _ = (fs.slack(inode), fs.target(inode), fs.runs(inode));
+        let _ = (fs.slack(inode), fs.target(inode), fs.runs(inode), fs.own_blocks(inode));
         if let Ok(content) = fs.content(inode) {
             let mut part = vec![0; content.len().min(4096) as usize];
             let _ = content.read_at(0, &mut part);
         }
         Ok(())
     });
-    let _ = (fs.lost(), fs.facts(), fs.block_in_use(fs.blocks() / 2));
+    let _ = (fs.lost(), fs.facts(), fs.block_in_use(fs.blocks() / 2), fs.purpose(fs.blocks() / 2));
+    let _ = fs.changes(&mut |_| Ok(()));
+    let mut ranges = 0;
+    let _ = fs.allocation(&mut |_, _| {
+        ranges += 1;
+        if ranges > 1000 { Err(ReadError::caller("go on", "enough")) } else { Ok(()) }
+    });
 }

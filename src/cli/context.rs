@@ -12,7 +12,7 @@ use impound_backends::Uri;
 use super::exit::UsageError;
 use super::progress::{Reporter, Style};
 use crate::case::{Case, open_runs};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent, Task};
 use crate::report::{Column, Format, Rows, printable};
 
 /// See the module.
@@ -56,6 +56,11 @@ impl Context {
 
     pub(super) fn progress(&self) -> Arc<dyn Progress> {
         Arc::clone(&self.reporter) as Arc<dyn Progress>
+    }
+
+    /// Progress of work whose rows go to stdout as they come; none where they show up on the same terminal.
+    pub(super) fn counting(&self, what: &str, unit: &'static str) -> Box<dyn Task> {
+        if io::stdout().is_terminal() { Box::new(Silent) } else { self.reporter.count(what, unit, None) }
     }
 
     /// Opens a case and says what an earlier run left undone.

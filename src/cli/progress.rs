@@ -64,14 +64,24 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-impl Progress for Reporter {
-    fn begin(&self, what: &str, total: Option<u64>) -> Box<dyn Task> {
+impl Reporter {
+    fn task(&self, what: &str, unit: Option<&'static str>, total: Option<u64>) -> Box<dyn Task> {
         let what = printable(what);
         match self.style {
             Style::Off => Box::new(crate::progress::Silent),
-            Style::Bar => Box::new(Bar::new(&self.bars, &what, total)),
-            style => Box::new(Lines::new(style, what, total)),
+            Style::Bar => Box::new(Bar::new(&self.bars, &what, unit, total)),
+            style => Box::new(Lines::new(style, what, unit, total)),
         }
+    }
+}
+
+impl Progress for Reporter {
+    fn begin(&self, what: &str, total: Option<u64>) -> Box<dyn Task> {
+        self.task(what, None, total)
+    }
+
+    fn count(&self, what: &str, unit: &'static str, total: Option<u64>) -> Box<dyn Task> {
+        self.task(what, Some(unit), total)
     }
 
     fn note(&self, text: &str) {
@@ -82,16 +92,19 @@ impl Progress for Reporter {
 struct Bar(ProgressBar);
 
 impl Bar {
-    fn new(bars: &MultiProgress, what: &str, total: Option<u64>) -> Self {
-        let template = match total {
-            Some(_) => {
+    fn new(bars: &MultiProgress, what: &str, unit: Option<&str>, total: Option<u64>) -> Self {
+        let template = match (unit, total) {
+            (None, Some(_)) => {
                 "{prefix:16} {wide_bar} {bytes:>11} of {total_bytes:11} {binary_bytes_per_sec:>12}  {eta:>4} left  {msg}"
+                    .to_owned()
             }
-            None => "{prefix:16} {spinner} {bytes:>11} {binary_bytes_per_sec:>12}  {msg}",
+            (None, None) => "{prefix:16} {spinner} {bytes:>11} {binary_bytes_per_sec:>12}  {msg}".to_owned(),
+            (Some(unit), Some(_)) => format!("{{prefix:16}} {{wide_bar}} {{human_pos}} of {{human_len}} {unit}  {{eta:>4}} left  {{msg}}"),
+            (Some(unit), None) => format!("{{prefix:16}} {{spinner}} {{human_pos:>11}} {unit} {{per_sec:>16}}  {{msg}}"),
         };
         let bar = bars.add(total.map_or_else(ProgressBar::no_length, ProgressBar::new));
-        // The templates are constants; a wrong one falls back to the plain bar.
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        // The templates are ours; a wrong one falls back to the plain bar.
+        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
         bar.set_prefix(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(250));
@@ -100,8 +113,8 @@ impl Bar {
 }
 
 impl Task for Bar {
-    fn add(&self, bytes: u64) {
-        self.0.inc(bytes);
+    fn add(&self, more: u64) {
+        self.0.inc(more);
     }
 
     fn phase(&self, name: &str) {
@@ -119,6 +132,8 @@ impl Drop for Bar {
 struct Lines {
     style: Style,
     what: String,
+    /// What is counted, if not bytes.
+    unit: Option<&'static str>,
     total: Option<u64>,
     begun: Instant,
     done: AtomicU64,
@@ -126,10 +141,10 @@ struct Lines {
 }
 
 impl Lines {
-    fn new(style: Style, what: String, total: Option<u64>) -> Self {
+    fn new(style: Style, what: String, unit: Option<&'static str>, total: Option<u64>) -> Self {
         let now = Instant::now();
         let told = Arc::new(Mutex::new((now, String::new())));
-        let lines = Self { style, what, total, begun: now, done: AtomicU64::new(0), told };
+        let lines = Self { style, what, unit, total, begun: now, done: AtomicU64::new(0), told };
         if style == Style::Json {
             lines.tell("begun", "");
         }
@@ -142,14 +157,18 @@ impl Lines {
         let rate = u64::try_from(u128::from(done).saturating_mul(1000) / millis).unwrap_or(u64::MAX);
         let left = self.total.and_then(|total| total.saturating_sub(done).checked_div(rate));
         if self.style == Style::Json {
-            say(&json!({ "event": event, "task": self.what, "phase": phase, "bytes": done, "total": self.total,
-                         "bytes_per_second": rate, "seconds_left": left })
+            let (unit, every) = self.unit.map_or(("bytes".into(), "bytes_per_second".into()), |unit| {
+                (unit.to_owned(), format!("{unit}_per_second"))
+            });
+            say(&json!({ "event": event, "task": self.what, "phase": phase, unit: done, "total": self.total,
+                         every: rate, "seconds_left": left })
             .to_string());
             return;
         }
-        let of = self.total.map_or(String::new(), |total| format!(" of {}", human_bytes(total)));
+        let amount = |n: u64| self.unit.map_or_else(|| human_bytes(n), |unit| format!("{n} {unit}"));
+        let of = self.total.map_or(String::new(), |total| format!(" of {}", amount(total)));
         let left = left.map_or(String::new(), |left| format!(", {left} s left"));
-        let (done, rate) = (human_bytes(done), human_bytes(rate));
+        let (done, rate) = (amount(done), amount(rate));
         match event {
             "ended" => say(&format!("{}: {done} in {}.{} s ({rate}/s)", self.what, millis / 1000, millis % 1000 / 100)),
             _ => say(&format!("{}: {phase} {done}{of}, {rate}/s{left}", self.what)),
@@ -158,8 +177,8 @@ impl Lines {
 }
 
 impl Task for Lines {
-    fn add(&self, bytes: u64) {
-        self.done.fetch_add(bytes, Ordering::Relaxed);
+    fn add(&self, more: u64) {
+        self.done.fetch_add(more, Ordering::Relaxed);
         let every = if self.style == Style::Json { JSON_EVERY } else { LINES_EVERY };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.0.elapsed() >= every {

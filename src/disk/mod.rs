@@ -6,10 +6,10 @@
 
 pub mod address;
 pub mod extract;
-
 pub mod fs;
 pub mod names;
-
+pub mod owners;
+pub mod sort;
 pub mod volume;
 pub mod walk;
 

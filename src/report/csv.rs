@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use super::{Cell, Column, Rows};
+use super::{Cell, Column, Rows, lines};
 
 pub(super) struct Csv<'a> {
     columns: &'static [Column],
@@ -28,9 +28,12 @@ impl<'a> Csv<'a> {
 
 impl Rows for Csv<'_> {
     fn row(&mut self, cells: Vec<Cell>) -> io::Result<()> {
+        self.rows(vec![cells])
+    }
+
+    fn rows(&mut self, rows: Vec<Vec<Cell>>) -> io::Result<()> {
         self.header()?;
-        let cells: Vec<_> = cells.iter().map(field).collect();
-        writeln!(self.to, "{}", cells.join(","))
+        lines(&rows, line).iter().try_for_each(|part| self.to.write_all(part.as_bytes()))
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -39,10 +42,32 @@ impl Rows for Csv<'_> {
     }
 }
 
-fn field(cell: &Cell) -> String {
-    let mut text = cell.plain();
-    if matches!(cell, Cell::Text(_) | Cell::Name(_)) && text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-        text.insert(0, '\'');
+fn line(cells: &[Cell], to: &mut String) {
+    for (index, cell) in cells.iter().enumerate() {
+        if index > 0 {
+            to.push(',');
+        }
+        field(cell, to);
     }
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+    to.push('\n');
+}
+
+fn field(cell: &Cell, to: &mut String) {
+    if !matches!(cell, Cell::Text(_) | Cell::Word(_) | Cell::Name(_)) {
+        cell.push(to);
+        return;
+    }
+    let from = to.len();
+    cell.push(to);
+    if to.get(from..).is_some_and(|text| text.starts_with(['=', '+', '-', '@', '\t', '\r'])) {
+        to.insert(from, '\'');
+    }
+    let text = to.get(from..).unwrap_or_default();
+    if text.contains([',', '"', '\n', '\r']) {
+        let quoted = text.replace('"', "\"\"");
+        to.truncate(from);
+        to.push('"');
+        to.push_str(&quoted);
+        to.push('"');
+    }
 }

@@ -1,18 +1,20 @@
-//! JSON: one array of objects, or one object a line.
+//! JSON: one array of objects, or one object a line; keys in the order of the columns.
 
 use std::io::{self, Write};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{Cell, Column, Rows};
+use super::{Cell, Column, Rows, lines};
 
+#[derive(PartialEq, Eq)]
 pub(super) enum Frame {
     Array,
     Lines,
 }
 
 pub(super) struct Json<'a> {
-    columns: &'static [Column],
+    /// `{"name":` for the first column, `,"name":` for the others.
+    keys: Vec<String>,
     to: Box<dyn Write + 'a>,
     frame: Frame,
     begun: bool,
@@ -20,25 +22,37 @@ pub(super) struct Json<'a> {
 
 impl<'a> Json<'a> {
     pub(super) fn new(columns: &'static [Column], to: Box<dyn Write + 'a>, frame: Frame) -> Self {
-        Self { columns, to, frame, begun: false }
-    }
-
-    fn object(&self, cells: Vec<Cell>) -> Value {
-        let names = self.columns.iter().map(|column| column.0.to_owned());
-        Value::Object(names.zip(cells.into_iter().map(value)).collect::<Map<_, _>>())
+        let key = |(index, column): (usize, &Column)| {
+            let before = if index == 0 { '{' } else { ',' };
+            format!("{before}{}:", json!(column.0))
+        };
+        Self { keys: columns.iter().enumerate().map(key).collect(), to, frame, begun: false }
     }
 }
 
 impl Rows for Json<'_> {
     fn row(&mut self, cells: Vec<Cell>) -> io::Result<()> {
-        let object = self.object(cells);
-        match self.frame {
-            Frame::Lines => writeln!(self.to, "{object}"),
-            Frame::Array => {
-                let before = if std::mem::replace(&mut self.begun, true) { ",\n " } else { "[\n " };
-                write!(self.to, "{before}{object}")
+        self.rows(vec![cells])
+    }
+
+    fn rows(&mut self, rows: Vec<Vec<Cell>>) -> io::Result<()> {
+        let (keys, array) = (&self.keys, self.frame == Frame::Array);
+        let parts = lines(&rows, |cells, to| {
+            to.push_str(if array { ",\n " } else { "" });
+            for (key, cell) in keys.iter().zip(cells) {
+                to.push_str(key);
+                value(cell, to);
             }
+            to.push_str(if array { "}" } else { "}\n" });
+        });
+        for part in parts {
+            // The first object has no comma before it.
+            let first = array && !std::mem::replace(&mut self.begun, true);
+            let text = if first { part.strip_prefix(',').unwrap_or(&part) } else { &part };
+            self.to.write_all(if first { b"[" } else { b"" })?;
+            self.to.write_all(text.as_bytes())?;
         }
+        Ok(())
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -51,16 +65,33 @@ impl Rows for Json<'_> {
     }
 }
 
-fn value(cell: Cell) -> Value {
+fn value(cell: &Cell, to: &mut String) {
     match cell {
-        Cell::Text(text) => Value::String(text),
-        Cell::Int(n) => json!(n),
-        Cell::Bytes(n) => json!(n),
-        Cell::Bool(yes) => json!(yes),
-        Cell::Address(_) | Cell::Time(_) => Value::String(cell.plain()),
-        Cell::Name(bytes) => name(&bytes),
-        Cell::Absent(why) => json!({ "absent": why.name() }),
+        Cell::Text(text) => string(text, to),
+        Cell::Word(text) => string(text, to),
+        Cell::Int(_) | Cell::Bytes(_) | Cell::Bool(_) => cell.push(to),
+        Cell::Address(_) | Cell::Time(_) => {
+            to.push('"');
+            cell.push(to);
+            to.push('"');
+        }
+        Cell::Name(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => string(text, to),
+            Err(_) => to.push_str(&name(bytes).to_string()),
+        },
+        Cell::Absent(why) => to.push_str(&json!({ "absent": why.name() }).to_string()),
     }
+}
+
+/// A string; most need no escape.
+fn string(text: &str, to: &mut String) {
+    if text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        to.push_str(&json!(text).to_string());
+        return;
+    }
+    to.push('"');
+    to.push_str(text);
+    to.push('"');
 }
 
 /// A name of evidence, whole: a string, or an object with its bytes in hex where it is no text.

@@ -47,3 +47,98 @@ fn nothing_leaves_the_folder_and_every_name_is_in_the_manifest() {
     assert_eq!(std::fs::read(out.join("files/big")).unwrap(), std::fs::read(temp.path().join("tree/big")).unwrap());
     assert_eq!(impound(args(&out)).1, 1, "it is never written over");
 }
+
+/// What a hostile file system may hold, and what has to become of it.
+#[test]
+fn every_trick_ends_below_the_folder() {
+    let temp = folder();
+    let (image, put) = (temp.path().join("disk.img"), temp.path().join("tree"));
+    std::fs::create_dir(&put).unwrap();
+    for name in ["double1", "double2", "Clash", "clash", "CLASH", "suid", "huge", "dot", "nul", "esc"] {
+        std::fs::write(put.join(name), backwards(name)).unwrap();
+    }
+    std::os::unix::fs::symlink("/", put.join("way-out")).unwrap();
+    std::fs::hard_link(put.join("suid"), put.join("second")).unwrap();
+    make(&image, &["-t", "ext4", "-b", "1024", "-O", "^metadata_csum"], &put, "16M");
+    for request in [
+        "mknod block b 8 0",
+        "mknod pipe p",
+        "sif /suid mode 0106777",
+        "sif /huge size 1099511627776",
+        "ln <2> loop",
+        "mkdir via",
+    ] {
+        debugfs(&image, request);
+    }
+    // Two names that are one, a parent, a NUL and an escape; a link whose name is that of a directory with a file in it.
+    debugfs(&image, "symlink vix /etc");
+    let payload = temp.path().join("payload");
+    std::fs::write(&payload, "payload").unwrap();
+    debugfs(&image, &format!("write {} planted", payload.display()));
+    debugfs(&image, "ln /planted /via/passwd");
+    let mut raw = std::fs::read(&image).unwrap();
+    for (old, new) in [
+        (&b"double2"[..], &b"double1"[..]),
+        (b"\x03\x01dot", b"\x02\x01.."),
+        (b"\x03\x01nul", b"\x03\x01n\0l"),
+        (b"\x03\x01esc", b"\x03\x01\x1bsc"),
+        (b"\x03\x07vix", b"\x03\x07via"),
+    ] {
+        let places: Vec<_> = (0..raw.len() - old.len()).filter(|at| raw[*at..].starts_with(old)).collect();
+        assert!(!places.is_empty(), "{old:?}");
+        for at in places {
+            raw[at..at + new.len()].copy_from_slice(new);
+        }
+    }
+    std::fs::write(&image, raw).unwrap();
+    let out = temp.path().join("out");
+    let (_, code) = impound(["disk".as_ref(), image.as_os_str(), "extract".as_ref(), "-o".as_ref(), out.as_os_str()]);
+    assert_eq!(code, 3, "a directory with two names and names that are none are said");
+    let manifest = std::fs::read_to_string(out.join("manifest.jsonl")).unwrap();
+    assert!(!manifest.contains('\u{1b}'), "the manifest steers no terminal");
+    let lines: Vec<serde_json::Value> = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let files = |path: &str| {
+        let of = lines.iter().filter(|line| line["path"] == path).filter_map(|line| line["file"].as_str());
+        of.map(|file| std::fs::read(out.join(file)).unwrap()).collect::<Vec<_>>()
+    };
+    let mut twice = files("/double1");
+    twice.sort();
+    assert_eq!(twice, [b"1elbuod", b"2elbuod"], "two of one name are two files");
+    for name in ["Clash", "clash", "CLASH"] {
+        assert_eq!(files(&format!("/{name}")), [backwards(name).into_bytes()]);
+    }
+    let lower = |file: &str| file.to_lowercase();
+    let names: Vec<_> = lines.iter().filter_map(|line| line["file"].as_str().map(lower)).collect();
+    let apart: std::collections::HashSet<_> = names.iter().collect();
+    assert_eq!(names.len(), apart.len(), "they are apart where case does not count");
+    // Both names of a hard link are files of their own, and no program is more than it was.
+    assert_eq!((files("/suid"), files("/second")), (vec![b"dius".to_vec()], vec![b"dius".to_vec()]));
+    let suid = out.join("files/suid").metadata().unwrap();
+    assert_eq!((suid.mode() & 0o7777, suid.nlink()), (0o600, 1));
+    let huge = out.join("files/huge").metadata().unwrap();
+    assert_eq!(huge.len(), 1 << 40);
+    assert!(huge.blocks() < 4096, "a tebibyte of nothing takes {} sectors", huge.blocks());
+    assert_eq!(files("/via/passwd"), [b"payload"]);
+    let all = walk_all(&out.join("files"));
+    assert!(all.iter().all(|(_, kind)| kind.is_file() || kind.is_dir()), "links and devices are not made: {all:?}");
+    assert!(all.iter().any(|(name, _)| name == "%1bsc") && all.iter().any(|(name, _)| name == "n%00l"), "{all:?}");
+    let manifest_only = ["/block", "/pipe", "/way-out"];
+    assert!(manifest_only.iter().all(|path| lines.iter().any(|line| line["path"] == *path && line["file"].is_null())));
+}
+
+/// Content that no search for a name finds.
+fn backwards(name: &str) -> String {
+    name.chars().rev().collect()
+}
+
+fn walk_all(folder: &std::path::Path) -> Vec<(String, std::fs::FileType)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let kind = entry.file_type().unwrap();
+        all.push((entry.file_name().into_string().unwrap(), kind));
+        if kind.is_dir() {
+            all.extend(walk_all(&entry.path()));
+        }
+    }
+    all
+}

@@ -12,10 +12,11 @@ use super::super::Exit;
 use super::super::context::{Context, raw_stdout, write_zeros};
 use super::list::{exit, int};
 use super::open::Disk;
-use crate::disk::fs::{FileKind, Filesystem, State};
+use crate::disk::fs::{FileKind, Filesystem};
 use crate::disk::walk::How;
 use crate::image::{Kind, ReadAt, ReadError, digest::Digests, map};
-use crate::report::{Absent, Cell, Column, printable, readable};
+use crate::progress::Task;
+use crate::report::{Absent, Cell, Column, Rows, printable, readable};
 
 /// Bytes that are read at a time.
 const CHUNK: u64 = 1 << 20;
@@ -135,6 +136,17 @@ fn stream_of(fs: &dyn Filesystem, inode: u64, name: &[u8]) -> Result<Arc<dyn Rea
 const HASHES: &[Column] =
     &[Column("volume"), Column("path"), Column("inode"), Column("size"), Column("digest"), Column("hex")];
 
+/// What is to be computed of which files.
+#[derive(Debug, clap::Args)]
+pub(super) struct HashArgs {
+    /// Digest to compute; may be given several times
+    #[arg(long = "digest", value_name = "NAME", default_values = ["sha256"], value_parser = ["sha256", "sha1", "md5"])]
+    digests: Vec<String>,
+    /// Leave out files that are longer: a sparse file may claim terabytes, and a digest goes over all of them
+    #[arg(long, value_name = "SIZE", value_parser = super::size)]
+    max_size: Option<u64>,
+}
+
 struct Waiting {
     label: String,
     path: Vec<u8>,
@@ -145,58 +157,89 @@ struct Waiting {
     stream: Option<Arc<dyn ReadAt>>,
 }
 
-pub(super) fn hash(disk: &Disk, wanted: &[String], context: &Context) -> Result<Exit> {
-    let wanted: Vec<_> = wanted.iter().map(String::as_str).collect();
-    let mut rows = context.table(HASHES);
-    let (mut good, mut batch) = (true, Vec::new());
-    let mut print = |batch: &mut Vec<Waiting>| -> Result<()> {
-        let done: Vec<_> = batch.par_iter().map(|file| digests(file, &wanted)).collect();
-        for (file, digests) in batch.drain(..).zip(done) {
-            good &= digests.is_ok();
-            for (index, name) in wanted.iter().enumerate() {
-                let hex = digests.as_ref().ok().and_then(|all| all.get(index)).map(|digest| digest.hex.clone());
-                let hex = Cell::or_absent(hex, Absent::Unreadable, Cell::text);
-                let path = Cell::Name(file.path.clone());
-                let size = Cell::Bytes(file.size);
-                rows.row(vec![Cell::text(&file.label), path, int(file.inode), size, Cell::text(*name), hex])?;
+/// Files that wait for their digests, and rows that were printed.
+struct Hashing<'a> {
+    wanted: Vec<&'a str>,
+    most: u64,
+    rows: Box<dyn Rows>,
+    task: Box<dyn Task>,
+    waiting: Vec<Waiting>,
+    /// Every digest could be computed.
+    good: bool,
+}
+
+impl Hashing<'_> {
+    fn add(&mut self, file: Waiting) -> Result<()> {
+        self.waiting.push(file);
+        if self.waiting.len() >= BATCH { self.print() } else { Ok(()) }
+    }
+
+    /// By all cores, each file by one; printed in their order.
+    fn print(&mut self) -> Result<()> {
+        let (wanted, most, task) = (&self.wanted, self.most, self.task.as_ref());
+        let work = self.waiting.par_iter().with_max_len(1);
+        let done: Vec<_> = work.map(|file| (file.size <= most).then(|| digests(file, wanted, task))).collect();
+        for (file, digests) in self.waiting.drain(..).zip(done) {
+            self.good &= !matches!(digests, Some(Err(_)));
+            for (index, name) in self.wanted.iter().enumerate() {
+                let hex = match &digests {
+                    None => Cell::Absent(Absent::NotApplicable),
+                    Some(digests) => {
+                        let hex = digests.as_ref().ok().and_then(|all| all.get(index)).map(|digest| digest.hex.clone());
+                        Cell::or_absent(hex, Absent::Unreadable, Cell::text)
+                    }
+                };
+                let (path, size) = (Cell::Name(file.path.clone()), Cell::Bytes(file.size));
+                self.rows.row(vec![Cell::text(&file.label), path, int(file.inode), size, Cell::text(*name), hex])?;
             }
         }
         Ok(())
-    };
-    let whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
-        if let Ok(node) = &found.node
-            && found.entry.state == State::Allocated
-        {
-            let wait = |path: Vec<u8>, size, stream| Waiting {
-                label: mounted.label.clone(),
-                path,
-                inode: node.inode,
-                size,
-                fs: Arc::clone(&mounted.fs),
-                stream,
-            };
-            for stream in mounted.fs.streams(node.inode)? {
-                let path = [found.path.as_slice(), b":", &stream.name].concat();
-                batch.push(wait(path, stream.content.len(), Some(stream.content)));
-            }
-            if node.kind == Some(FileKind::File) {
-                batch.push(wait(found.path, node.size, None));
-            }
-        }
-        if batch.len() >= BATCH { print(&mut batch) } else { Ok(()) }
-    })?;
-    print(&mut batch)?;
-    rows.end()?;
-    Ok(exit(whole && good))
+    }
 }
 
-/// In the order md5, sha1, sha256 that `Digests` has, turned into that of `wanted`.
-fn digests(file: &Waiting, wanted: &[&str]) -> Result<Vec<crate::image::Carried>> {
+pub(super) fn hash(disk: &Disk, args: &HashArgs, context: &Context) -> Result<Exit> {
+    let mut hashing = Hashing {
+        wanted: args.digests.iter().map(String::as_str).collect(),
+        most: args.max_size.unwrap_or(u64::MAX),
+        rows: context.table(HASHES),
+        task: context.progress().begin("hashing", None),
+        waiting: Vec::new(),
+        good: true,
+    };
+    let whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
+        let Ok(node) = &found.node else {
+            hashing.good = false;
+            return Ok(());
+        };
+        let wait = |path: Vec<u8>, size, stream| {
+            let (label, fs) = (mounted.label.clone(), Arc::clone(&mounted.fs));
+            Waiting { label, path, inode: node.inode, size, fs, stream }
+        };
+        for stream in mounted.fs.streams(node.inode)? {
+            let path = [found.path.as_slice(), b":", &stream.name].concat();
+            hashing.add(wait(path, stream.content.len(), Some(stream.content)))?;
+        }
+        if node.kind == Some(FileKind::File) {
+            let (path, size) = (found.path.clone(), node.size);
+            hashing.add(wait(path, size, None))?;
+        }
+        Ok(())
+    })?;
+    hashing.print()?;
+    hashing.rows.end()?;
+    Ok(exit(whole && hashing.good))
+}
+
+/// In the order of `wanted`.
+fn digests(file: &Waiting, wanted: &[&str], task: &dyn Task) -> Result<Vec<crate::image::Carried>> {
     let content = file.stream.clone().map_or_else(|| file.fs.content(file.inode), Ok)?;
     let mut sums = Digests::new(wanted);
     pieces(content.as_ref(), &mut |piece| {
         match piece {
-            Ok(bytes) => sums.add(bytes),
+            Ok(bytes) => {
+                sums.add(bytes);
+                task.add(bytes.len() as u64);
+            }
             Err(zeros) => sums.add_zeros(zeros),
         }
         Ok(())

@@ -1,13 +1,17 @@
 //! Tables: `parts`, `fs`, `ls`, `find`.
 
+use std::sync::Arc;
+
 use anyhow::Result;
+use rayon::prelude::*;
 
 use super::super::Exit;
 use super::super::context::Context;
 use super::open::{Disk, Mounted};
-use crate::disk::fs::{FileKind, Lost, Node, State};
-use crate::disk::walk::{Found, How};
-use crate::image::Kind;
+use crate::disk::fs::{FileKind, Filesystem, Lost, Node, State, Stream};
+use crate::disk::walk::{self, Found, How};
+use crate::image::{Kind, ReadError};
+use crate::progress::Task;
 use crate::report::{Absent, Cell, Column, Rows, printable};
 
 pub(super) fn int(n: u64) -> Cell {
@@ -93,16 +97,18 @@ const FILES: &[Column] = &[
     Column("content"),
 ];
 
+/// A row of a file.
 fn cells(label: &str, path: Cell, inode: u64, node: Option<&Node>, last: [Cell; 3]) -> Vec<Cell> {
     let of = |cell: &dyn Fn(&Node) -> Cell| node.map_or(Cell::Absent(Absent::Unreadable), cell);
     let time = |pick: &dyn Fn(&Node) -> Option<jiff::Timestamp>| {
         of(&|node| Cell::or_absent(pick(node), Absent::NotApplicable, Cell::Time))
     };
-    let first = vec![
+    let [state, source, content] = last;
+    vec![
         Cell::text(label),
         path,
         int(inode),
-        of(&|node| Cell::or_absent(node.kind, Absent::Unknown, |kind| Cell::text(kind.name()))),
+        of(&|node| Cell::or_absent(node.kind, Absent::Unknown, |kind| Cell::Word(kind.name()))),
         of(&|node| Cell::Bytes(node.size)),
         of(&|node| Cell::text(format!("{:04o}", node.mode & 0o7777))),
         of(&|node| Cell::Int(i64::from(node.uid))),
@@ -112,60 +118,149 @@ fn cells(label: &str, path: Cell, inode: u64, node: Option<&Node>, last: [Cell; 
         time(&|node| node.times.changed),
         time(&|node| node.times.born),
         time(&|node| node.times.deleted),
-    ];
-    first.into_iter().chain(last).collect()
+        state,
+        source,
+        content,
+    ]
 }
 
-pub(super) fn ls(disk: &Disk, recursive: bool, deleted: bool, context: &Context) -> Result<Exit> {
-    let mut rows = context.table(FILES);
-    let mut good = true;
-    let whole = disk.each(How { recursive, deleted }, context, &mut |mounted, found| {
-        let live = found.entry.state == State::Allocated;
-        good &= !live || found.node.as_ref().is_ok_and(|node| node.odd.is_empty());
-        // What a deleted name points to may long be somebody else's.
-        let last = [Cell::text(found.entry.state.name()), Cell::text(found.entry.source), content(mounted, &found)];
-        let node = found.node.as_ref().ok();
-        let path = Cell::Name(found.path.clone());
-        rows.row(cells(&mounted.label, path, found.entry.inode, node, last))?;
-        if live { streams(mounted, &found, rows.as_mut()) } else { Ok(()) }
-    })?;
-    if deleted {
-        for (label, lost) in disk.lost(context)?.0 {
-            let state = Cell::text(lost.state.name());
-            let last = [state, Cell::text(&lost.source), Cell::text(lost.confidence.name())];
-            rows.row(cells(&label, path(&lost), lost.node.inode, Some(&lost.node), last))?;
-        }
+/// Files whose rows are made together.
+const BATCH: usize = 4096;
+
+/// Rows of files that were found, made by all cores.
+struct Files {
+    rows: Box<dyn Rows>,
+    waiting: Vec<(Arc<str>, Arc<dyn Filesystem>, Found)>,
+    task: Box<dyn Task>,
+    /// All that was found could be read.
+    good: bool,
+}
+
+impl Files {
+    fn new(what: &str, context: &Context) -> Self {
+        let task = context.counting(what, "files");
+        Self { rows: context.table(FILES), waiting: Vec::new(), task, good: true }
     }
-    rows.end()?;
-    Ok(exit(whole && good))
+
+    fn add(&mut self, label: &Arc<str>, fs: &Arc<dyn Filesystem>, found: Found) -> Result<()> {
+        // What a deleted name points to may long be somebody else's.
+        let live = found.entry.state == State::Allocated;
+        self.good &= !live || (found.readable && found.node.as_ref().is_ok_and(|node| node.odd.is_empty()));
+        self.waiting.push((Arc::clone(label), Arc::clone(fs), found));
+        if self.waiting.len() >= BATCH { self.print() } else { Ok(()) }
+    }
+
+    fn print(&mut self) -> Result<()> {
+        self.task.add(self.waiting.len() as u64);
+        let waiting = std::mem::take(&mut self.waiting);
+        let rows = waiting.into_par_iter().with_min_len(128).map(|(label, fs, found)| rows(&label, fs.as_ref(), found));
+        let rows: Vec<_> = rows.collect::<Result<_, ReadError>>()?;
+        Ok(self.rows.rows(rows.into_iter().flatten().collect())?)
+    }
+
+    fn lost(&mut self, label: &str, lost: &Lost) -> Result<()> {
+        self.print()?;
+        let last = [Cell::Word(lost.state.name()), Cell::text(&lost.source), Cell::Word(lost.confidence.name())];
+        Ok(self.rows.row(cells(label, path(lost), lost.node.inode, Some(&lost.node), last))?)
+    }
+
+    fn end(mut self) -> Result<bool> {
+        self.print()?;
+        self.rows.end()?;
+        Ok(self.good)
+    }
+}
+
+/// The row of a file, and one for each of its streams.
+fn rows(label: &str, fs: &dyn Filesystem, found: Found) -> Result<Vec<Vec<Cell>>, ReadError> {
+    let live = found.entry.state == State::Allocated;
+    let streams = if live { streams(label, fs, &found)? } else { Vec::new() };
+    let file = found.node.as_ref().is_ok_and(|node| node.kind == Some(FileKind::File));
+    // Could the content be read? Its map was, not its bytes.
+    let content = if file && live { readable(found.readable) } else { Cell::Absent(Absent::NotApplicable) };
+    let last = [Cell::Word(found.entry.state.name()), Cell::Word(found.entry.source), content];
+    let own = cells(label, Cell::Name(found.path), found.entry.inode, found.node.as_ref().ok(), last);
+    Ok(std::iter::once(own).chain(streams).collect())
+}
+
+fn readable(readable: bool) -> Cell {
+    Cell::Word(if readable { "readable" } else { "unreadable" })
 }
 
 /// A row for each stream of a file, as `path:stream`.
-fn streams(mounted: &Mounted, found: &Found, rows: &mut dyn Rows) -> Result<()> {
-    let Ok(node) = &found.node else { return Ok(()) };
-    for stream in mounted.fs.streams(node.inode)? {
+fn streams(label: &str, fs: &dyn Filesystem, found: &Found) -> Result<Vec<Vec<Cell>>, ReadError> {
+    let Ok(node) = &found.node else { return Ok(Vec::new()) };
+    let row = |stream: Stream| {
         let size = stream.content.len();
         let gap = size > 0 && !stream.content.extent(0).is_ok_and(|extent| !matches!(extent.kind, Kind::Gap(_)));
-        let content = Cell::text(if gap { "unreadable" } else { "readable" });
-        let last = [Cell::text(found.entry.state.name()), Cell::text("stream"), content];
+        let last = [Cell::Word(found.entry.state.name()), Cell::Word("stream"), readable(!gap)];
         let path = Cell::Name([found.path.as_slice(), b":", &stream.name].concat());
         let node = Node { kind: Some(FileKind::File), size, ..node.clone() };
-        rows.row(cells(&mounted.label, path, node.inode, Some(&node), last))?;
+        cells(label, path, node.inode, Some(&node), last)
+    };
+    Ok(fs.streams(node.inode)?.into_iter().map(row).collect())
+}
+
+pub(super) fn ls(disk: &Disk, recursive: bool, deleted: bool, context: &Context) -> Result<Exit> {
+    let mut files = Files::new("listing", context);
+    let mut label = Label::default();
+    let mut whole = disk.each(How { recursive, deleted }, context, &mut |mounted, found| {
+        files.add(label.of(&mounted.label), &mounted.fs, found)
+    })?;
+    if deleted {
+        let (lost, good) = disk.lost(context)?;
+        whole &= good;
+        let below = match disk.address.inside {
+            None => None,
+            Some(_) => Some(disk.one(context).and_then(|(mounted, inode, path)| path_of(&mounted, inode, path))?),
+        };
+        for (label, lost) in &lost {
+            if below.as_ref().is_none_or(|below| is_below(lost, below, recursive)) {
+                files.lost(label, lost)?;
+            }
+        }
     }
-    Ok(())
+    Ok(exit(files.end()? & whole))
+}
+
+/// The name of the volume of many files, once.
+#[derive(Default)]
+struct Label(Option<Arc<str>>);
+
+impl Label {
+    fn of(&mut self, label: &str) -> &Arc<str> {
+        if self.0.as_deref().is_some_and(|old| old != label) {
+            self.0 = None;
+        }
+        self.0.get_or_insert_with(|| Arc::from(label))
+    }
+}
+
+/// The path of a directory that may have been named by its number.
+fn path_of(mounted: &Mounted, inode: u64, named: Vec<u8>) -> Result<Vec<u8>> {
+    if !named.starts_with(b"/#") {
+        return Ok(named);
+    }
+    let mut path = if inode == mounted.fs.root() { b"/".to_vec() } else { named };
+    let (root, how) = (mounted.fs.root(), How { recursive: true, deleted: false });
+    walk::walk::<ReadError>(mounted.fs.as_ref(), (root, b"/"), how, &mut |_| {}, &mut |found| {
+        if found.entry.inode == inode {
+            path.clone_from(&found.path);
+        }
+        Ok(())
+    })?;
+    Ok(path)
+}
+
+/// Was it in this directory, or anywhere below it? One without a path was nowhere that is known.
+fn is_below(lost: &Lost, directory: &[u8], recursive: bool) -> bool {
+    let inside = directory.strip_suffix(b"/").unwrap_or(directory);
+    let rest = lost.path.as_ref().and_then(|path| path.strip_prefix(inside)?.strip_prefix(b"/"));
+    rest.is_some_and(|rest| recursive || !rest.contains(&b'/'))
 }
 
 fn path(lost: &Lost) -> Cell {
     Cell::or_absent(lost.path.clone(), Absent::Unknown, Cell::Name)
-}
-
-/// Could the content be read? Its map is read, not its bytes.
-fn content(mounted: &Mounted, found: &Found) -> Cell {
-    let file = found.node.as_ref().is_ok_and(|node| node.kind == Some(FileKind::File));
-    if !file || found.entry.state != State::Allocated {
-        return Cell::Absent(Absent::NotApplicable);
-    }
-    Cell::text(if mounted.fs.content(found.entry.inode).is_ok() { "readable" } else { "unreadable" })
 }
 
 /// What is looked for.
@@ -185,7 +280,8 @@ pub(super) struct FindArgs {
 
 pub(super) fn find(disk: &Disk, args: &FindArgs, context: &Context) -> Result<Exit> {
     use std::os::unix::ffi::OsStrExt;
-    let mut rows = context.table(FILES);
+    let mut files = Files::new("looking", context);
+    let mut label = Label::default();
     let whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
         let by_name = args.name.as_ref().is_some_and(|name| {
             let name = name.as_bytes();
@@ -196,13 +292,10 @@ pub(super) fn find(disk: &Disk, args: &FindArgs, context: &Context) -> Result<Ex
             runs.iter().any(|run| block.checked_sub(run.physical).is_some_and(|inside| inside < run.len))
         });
         if by_name || by_block || args.inode == Some(found.entry.inode) {
-            let state =
-                [Cell::text(found.entry.state.name()), Cell::text(found.entry.source), content(mounted, &found)];
-            let node = found.node.as_ref().ok();
-            rows.row(cells(&mounted.label, Cell::Name(found.path), found.entry.inode, node, state))?;
+            files.add(label.of(&mounted.label), &mounted.fs, found)?;
         }
         Ok(())
     })?;
-    rows.end()?;
+    files.end()?;
     Ok(exit(whole))
 }

@@ -1,6 +1,9 @@
 //! `impound disk IMAGE[:LABEL[@SUB]][:/path|:#inode] VERB`: what is on a disk, as The Sleuth Kit would be asked, without offsets.
 
+mod blocks;
+mod body;
 mod files;
+mod journal;
 mod list;
 mod open;
 mod take;
@@ -36,10 +39,13 @@ pub(super) struct Args {
 
 const AFTER_HELP: &str = "\
 Compares with: mmls (parts), fsstat (fs), fls (ls), istat (stat), icat and fcat (cat), ffind and ifind (find), \
-hashdeep (hash), fls -m with mactime (timeline), tsk_recover (recover, extract).
+blkls, blkstat and ifind -d (blocks), jls and usnjls (journal), hashdeep (hash), fls -m with mactime (timeline), tsk_recover (recover, extract).
 
 Without a volume, ls, find, hash and timeline go through all of them: partitions, logical volumes, arrays, subvolumes. Names are bytes: JSON carries them whole. Exit code 3 \
-says that something that was asked for could not be read.";
+says that something that was asked for could not be read.
+
+Of a deleted file, \"whole\" means that nobody has its blocks now. Whether somebody had them in between and gave them back, \
+no file system tells; \"taken_by\" in the manifest of recover names who has them today.";
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
@@ -69,21 +75,14 @@ enum Verb {
     },
     /// Find files by name, inode or block (ffind, ifind)
     Find(list::FindArgs),
+    /// List ranges of blocks, write them out, or tell whose they are (blkls, blkstat, ifind)
+    Blocks(blocks::BlockArgs),
+    /// Tell what the journal knows of changes (jls, usnjls)
+    Journal(journal::JournalArgs),
     /// Digest of every file (hashdeep)
-    Hash {
-        /// Digest to compute; may be given several times
-        #[arg(long = "digest", value_name = "NAME", default_values = ["sha256"], value_parser = ["sha256", "sha1", "md5"])]
-        digests: Vec<String>,
-    },
+    Hash(files::HashArgs),
     /// What happened when, sorted (fls -m, mactime)
-    Timeline {
-        /// Write a bodyfile instead, for mactime; `|`, `\` and control characters as \xNN
-        #[arg(long)]
-        bodyfile: bool,
-        /// Deleted files too, also from the journal
-        #[arg(long)]
-        deleted: bool,
-    },
+    Timeline(time::TimeArgs),
     /// Write deleted files into a new folder (tsk_recover)
     Recover(take::TakeArgs),
     /// Write a file or a tree into a new folder (tsk_recover -a)
@@ -99,8 +98,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
         Verb::Stat => files::stat(&disk, context),
         Verb::Cat { slack, stream } => files::cat(&disk, *slack, stream.as_deref(), context),
         Verb::Find(args) => list::find(&disk, args, context),
-        Verb::Hash { digests } => files::hash(&disk, digests, context),
-        Verb::Timeline { bodyfile, deleted } => time::timeline(&disk, *bodyfile, *deleted, context),
+        Verb::Blocks(args) => blocks::blocks(&disk, args, context),
+        Verb::Journal(args) => journal::journal(&disk, args, context),
+        Verb::Hash(args) => files::hash(&disk, args, context),
+        Verb::Timeline(args) => time::timeline(&disk, args, context),
         Verb::Recover(args) => take::recover(&disk, args, context),
         Verb::Extract(args) => take::extract(&disk, args, context),
     }

@@ -89,7 +89,8 @@ pub(super) struct Mounted {
     pub(super) fs: Arc<dyn Filesystem>,
     /// What a subvolume is in the file system around it.
     pub(super) facts: Vec<(String, String)>,
-    inner: bool,
+    /// It is one, and its blocks are those of the file system around it.
+    pub(super) inner: bool,
 }
 
 /// The file system of a volume and those inside it; only the one that was asked for, if one was.

@@ -11,13 +11,14 @@ use serde_json::json;
 use super::super::Exit;
 use super::super::context::Context;
 use super::list::exit;
-use super::open::Disk;
+use super::open::{Disk, Mounted};
 use crate::disk::extract::{Folder, write};
-use crate::disk::fs::{FileKind, Filesystem, Node};
+use crate::disk::fs::{FileKind, Filesystem, Lost, Node};
 use crate::disk::names::Taken;
+use crate::disk::owners::{Owners, Wanted};
 use crate::disk::walk::How;
 use crate::image::ReadAt;
-use crate::report::json_name;
+use crate::report::{json_name, printable};
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,9 @@ pub(super) struct TakeArgs {
     #[arg(long, value_name = "SIZE", value_parser = super::size)]
     max_file: Option<u64>,
 }
+
+/// Files that are named as those that took blocks of a lost one.
+const TAKERS: usize = 32;
 
 /// A folder that was made, and the names in it.
 struct Below {
@@ -102,27 +106,28 @@ impl Tree {
             None => json!("not written: nothing to write"),
             Some(content) if content.len() > self.most => json!("not written: longer than --max-file"),
             Some(content) => {
-                let below = self.folder(above)?;
-                let safe = below.taken.take(own);
-                let full = format!("{}/{safe}", below.path);
-                let mut file = below.folder.file(&safe).with_context(|| format!("could not make {full}"))?;
-                let written = write(content.as_ref(), &mut file);
+                let (full, outcome) = self.content(above, own, content.as_ref())?;
                 put(&mut line, "file", json!(full));
-                match written {
-                    Ok(written) if written.missing == 0 => json!("complete"),
-                    Ok(written) => {
-                        self.good = false;
-                        json!(format!("partial: {} bytes could not be read and are zeros", written.missing))
-                    }
-                    Err(error) => {
-                        self.good = false;
-                        json!(format!("failed: {error}"))
-                    }
-                }
+                outcome
             }
         };
         put(&mut line, "outcome", outcome);
         writeln!(self.manifest, "{line}").context("could not write the manifest")
+    }
+
+    /// Writes content under a safe name; gives that name and how it went.
+    fn content(&mut self, above: &[u8], own: &[u8], content: &dyn ReadAt) -> Result<(String, serde_json::Value)> {
+        let below = self.folder(above)?;
+        let safe = below.taken.take(own);
+        let full = format!("{}/{safe}", below.path);
+        let mut file = below.folder.file(&safe).with_context(|| format!("could not make {full}"))?;
+        let outcome = match write(content, &mut file) {
+            Ok(written) if written.missing == 0 => "complete".to_owned(),
+            Ok(written) => format!("partial: {} bytes could not be read and are zeros", written.missing),
+            Err(error) => format!("failed: {error}"),
+        };
+        self.good &= outcome == "complete";
+        Ok((full, json!(outcome)))
     }
 }
 
@@ -140,12 +145,14 @@ pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
     let (mounted, inode, path) = disk.one(context)?;
     let node = mounted.fs.node(inode)?;
     let mut tree = Tree::create(args)?;
+    let task = context.progress().count("extracting", "files", None);
     if node.kind != Some(FileKind::Directory) {
         let content = content_of(mounted.fs.as_ref(), &node).transpose()?;
         tree.file((&path, last(&path)), &node, content, &json!({}))?;
         return Ok(exit(tree.good));
     }
     let whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
+        task.add(1);
         let Ok(node) = found.node else {
             tree.good = false;
             return Ok(());
@@ -168,16 +175,55 @@ pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
 }
 
 pub(super) fn recover(disk: &Disk, args: &TakeArgs, context: &Context) -> Result<Exit> {
-    let (lost, whole) = disk.lost(context)?;
+    let (mounted, mut whole) = disk.mounted(context)?;
     let mut tree = Tree::create(args)?;
-    for (label, lost) in lost {
-        let path = lost.path.unwrap_or_else(|| format!("/#{}", lost.node.inode).into_bytes());
-        let path = [b"/", label.as_bytes(), &path].concat();
-        let content = lost.content.filter(|_| lost.node.kind == Some(FileKind::File));
-        let more = json!({
-            "source": lost.source, "confidence": lost.confidence.name(), "blocks": lost.blocks, "reused": lost.reused,
-        });
-        tree.file((&path, last(&path)), &lost.node, content, &more)?;
+    let task = context.progress().count("recovering", "files", None);
+    for Mounted { label, fs, .. } in mounted {
+        let all = fs.lost()?;
+        let mut odd = |line: String| {
+            whole = false;
+            context.say(&format!("{label}: {}", printable(&line)));
+        };
+        let owners = owners(fs.as_ref(), &all, &mut odd)?;
+        for lost in all {
+            task.add(1);
+            let path = lost.path.clone().unwrap_or_else(|| format!("/#{}", lost.node.inode).into_bytes());
+            let path = [b"/", label.as_bytes(), &path].concat();
+            let more = json!({
+                "source": lost.source, "state": lost.state.name(), "confidence": lost.confidence.name(),
+                "blocks": lost.blocks, "reused": lost.reused, "taken_by": takers(&owners, &lost),
+            });
+            let content = lost.content.filter(|_| lost.node.kind == Some(FileKind::File));
+            tree.file((&path, last(&path)), &lost.node, content, &more)?;
+        }
     }
     Ok(exit(whole && tree.good))
+}
+
+/// Who has the blocks now that lost files had: asked only if there are such.
+fn owners(fs: &dyn Filesystem, all: &[Lost], odd: &mut dyn FnMut(String)) -> Result<Owners> {
+    let reused = all.iter().filter(|lost| lost.reused > 0).flat_map(|lost| &lost.runs);
+    let wanted = Wanted::new(reused.map(|run| run.physical..run.physical.saturating_add(run.len)).collect());
+    if wanted.ranges().is_empty() {
+        return Ok(Owners::default());
+    }
+    Ok(Owners::find(fs, &wanted, odd)?)
+}
+
+/// The live files that have blocks of a lost one, and how many; not more than a reader wants to see.
+fn takers(owners: &Owners, lost: &Lost) -> Vec<serde_json::Value> {
+    let mut all: Vec<(u64, &Option<Vec<u8>>, u64)> = Vec::new();
+    for run in lost.runs.iter().filter(|_| lost.reused > 0) {
+        let blocks = run.physical..run.physical.saturating_add(run.len);
+        for owner in owners.of(&blocks) {
+            let count = owner.blocks.end.min(blocks.end) - owner.blocks.start.max(blocks.start);
+            if let Some((.., sum)) = all.iter_mut().find(|(inode, ..)| *inode == owner.inode) {
+                *sum += count;
+            } else if all.len() < TAKERS {
+                all.push((owner.inode, &owner.path, count));
+            }
+        }
+    }
+    let told = |(inode, path, blocks): (u64, &Option<Vec<u8>>, u64)| json!({ "inode": inode, "path": path.as_deref().map(json_name), "blocks": blocks });
+    all.into_iter().map(told).collect()
 }

@@ -15,6 +15,7 @@ pub(crate) mod runs;
 pub(crate) mod words;
 pub mod xfs;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -227,6 +228,8 @@ pub struct Lost {
     pub blocks: u64,
     /// Of these, in use by others now.
     pub reused: u64,
+    /// Where they are; empty if nothing tells, or if it has no blocks.
+    pub runs: Vec<Run>,
     /// What is there now at its place.
     pub content: Option<Arc<dyn ReadAt>>,
 }
@@ -310,8 +313,26 @@ pub trait Filesystem: Send + Sync {
     fn target(&self, inode: u64) -> Result<Vec<u8>, ReadError>;
     /// Blocks of the content, in order.
     fn runs(&self, inode: u64) -> Result<Vec<Run>, ReadError>;
+    /// Blocks that belong to a file and hold none of its content: of its map, of its attributes.
+    fn own_blocks(&self, _inode: u64) -> Result<Vec<u64>, ReadError> {
+        Ok(Vec::new())
+    }
     /// Is this block in use?
     fn block_in_use(&self, block: u64) -> Result<bool, ReadError>;
+    /// The books of all blocks: ranges in order that cover all of them, and whether they are in use. Neighbours may be of
+    /// one kind. `each` may end it.
+    fn allocation(&self, each: &mut dyn FnMut(Range<u64>, bool) -> Result<(), ReadError>) -> Result<(), ReadError> {
+        (0..self.blocks()).try_for_each(|block| each(block..block + 1, self.block_in_use(block)?))
+    }
+    /// What a block is that belongs to no file but to the file system itself: `inode table of group 3`.
+    fn purpose(&self, _block: u64) -> Option<String> {
+        None
+    }
+    /// The bytes that blocks are numbered in: block `n` begins at `n` times [`block_size`](Self::block_size). None where
+    /// blocks have no such place.
+    fn space(&self) -> Option<Arc<dyn ReadAt>> {
+        None
+    }
     /// Files that are no longer there, in the order of their numbers.
     fn lost(&self) -> Result<Vec<Lost>, ReadError>;
     /// Content of a file beside its main one (alternate data streams).

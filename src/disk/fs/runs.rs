@@ -13,6 +13,8 @@ use crate::image::{ReadAt, ReadError, read_vec};
 pub(crate) struct Map {
     /// In the order of the file once [`Map::finish`] was called.
     pub(crate) runs: Vec<Run>,
+    /// Blocks that hold the map itself, where somebody wants to know.
+    pub(crate) own: Vec<u64>,
     /// What is damaged. The runs that are there are sound all the same.
     pub(crate) odd: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! What a volume looks like, by a few bytes at fixed places. Cheap, and no promise: opening it is another matter.
 
-use crate::disk::fs::fat;
+use crate::disk::fs::{ext, fat};
 use crate::image::ReadAt;
 
 /// Name, place of the signature, its bytes. The first that fits counts; what wraps other things comes first.
@@ -53,5 +53,9 @@ pub fn of(bytes: &dyn ReadAt) -> Option<&'static str> {
     let old = (bytes.len() & !0xffff).checked_sub(0x1_0000);
     let end = (bytes.len() & !0xfff).checked_sub(0x2000);
     let at_end = || old.into_iter().chain(end).any(|at| is(at, b"\xfc\x4e\x2b\xa9"));
-    if front.is_none_or(|name| name == "ext" || name == "xfs") && at_end() { Some("md") } else { front }
+    if front.is_none_or(|name| name == "ext" || name == "xfs") && at_end() {
+        return Some("md");
+    }
+    // A first superblock may be wiped or damaged.
+    front.or_else(|| ext::has_copy(bytes).then_some("ext"))
 }

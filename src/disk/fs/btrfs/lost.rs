@@ -78,6 +78,7 @@ fn orphans(view: &View) -> Result<Vec<Lost>, ReadError> {
             confidence: Confidence::Whole,
             blocks,
             reused: 0,
+            runs: view.runs(node.inode)?,
             content: view.content(node.inode).ok(),
             node,
         });
@@ -125,7 +126,7 @@ impl Past<'_> {
         let content = (has_content(&node) && confidence != Confidence::NoMap)
             .then(|| Arc::new(content(pool, old, node.size)) as Arc<dyn ReadAt>);
         let (blocks, reused) = (books.blocks, books.reused);
-        Some(Lost { path, node, state: State::Deleted, source, confidence, blocks, reused, content })
+        Some(Lost { path, node, state: State::Deleted, source, confidence, blocks, reused, runs: Vec::new(), content })
     }
 
     fn books(&self, old: &Old) -> Books {

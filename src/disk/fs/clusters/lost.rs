@@ -231,7 +231,8 @@ impl Search<'_> {
         let per = volume.shape.per_cluster;
         let (blocks, reused) = (need.saturating_mul(per), reused.saturating_mul(per));
         let source = record.source.to_owned();
-        self.lost.push(Lost { path, node, state, source, confidence, blocks, reused, content });
+        let runs = if known { volume.runs_of(record, &chain) } else { Vec::new() };
+        self.lost.push(Lost { path, node, state, source, confidence, blocks, reused, runs, content });
         self.chains.push(chain);
     }
 

@@ -392,6 +392,10 @@ impl Filesystem for Volume {
         Ok(cluster.is_none_or(|cluster| self.used.has(cluster)))
     }
 
+    fn space(&self) -> Option<Arc<dyn ReadAt>> {
+        Some(Arc::clone(&self.bytes))
+    }
+
     fn lost(&self) -> Result<Vec<Lost>, ReadError> {
         Ok(lost::all(self))
     }

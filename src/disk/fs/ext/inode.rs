@@ -53,11 +53,24 @@ fn time(seconds: u32, extra: Option<u32>) -> Option<Timestamp> {
     Timestamp::new(seconds, nanos).ok()
 }
 
+/// The four fixed times; those behind byte 128 and the upper bits only as far as `reach`.
+fn times(fields: &Fields<'_>, reach: usize) -> Result<Times, ReadError> {
+    let extra = |at: usize| if at + 4 <= reach { fields.u32(at).map(Some) } else { Ok(None) };
+    let born = extra(0x90)?.filter(|seconds| *seconds != 0);
+    let dtime = Some(fields.u32(0x14)?).filter(|dtime| *dtime != 0);
+    Ok(Times {
+        accessed: time(fields.u32(8)?, extra(0x8c)?),
+        changed: time(fields.u32(0xc)?, extra(0x84)?),
+        modified: time(fields.u32(0x10)?, extra(0x88)?),
+        born: born.map(|seconds| Ok::<_, ReadError>(time(seconds, extra(0x94)?))).transpose()?.flatten(),
+        deleted: dtime.and_then(|dtime| time(dtime, None)),
+    })
+}
+
 impl Inode {
     /// Reads the bytes of inode `number`, found at `at`.
     pub(super) fn parse(sb: &Superblock, number: u32, at: u64, raw: Vec<u8>) -> Result<Self, ReadError> {
         let fields = Fields::new("ext inode", at, &raw);
-        let mode = u32::from(fields.u16(0)?);
         let extra_size = if raw.len() > 128 { fields.u16(0x80)? } else { 0 };
         let mut odd = Vec::new();
         let reach = 128 + usize::from(extra_size);
@@ -65,34 +78,16 @@ impl Inode {
             odd.push(format!("its extra fields should have {extra_size} bytes"));
         }
         let reach = if odd.is_empty() { reach } else { 128 };
-        let extra = |at: usize| if at + 4 <= reach { fields.u32(at).map(Some) } else { Ok(None) };
-        let (dtime, flags, generation) = (fields.u32(0x14)?, fields.u32(0x20)?, fields.u32(0x64)?);
+        let (mode, flags, generation) = (u32::from(fields.u16(0)?), fields.u32(0x20)?, fields.u32(0x64)?);
         let kind = FileKind::of_mode(mode);
-        let tall = kind == Some(FileKind::File) || sb.incompat & LARGEDIR != 0;
-        let size = u64::from(fields.u32(4)?) | if tall { u64::from(fields.u32(0x6c)?) << 32 } else { 0 };
-        let born = extra(0x90)?.filter(|seconds| *seconds != 0);
-        let times = Times {
-            accessed: time(fields.u32(8)?, extra(0x8c)?),
-            changed: time(fields.u32(0xc)?, extra(0x84)?),
-            modified: time(fields.u32(0x10)?, extra(0x88)?),
-            born: born.map(|seconds| Ok::<_, ReadError>(time(seconds, extra(0x94)?))).transpose()?.flatten(),
-            deleted: Some(dtime).filter(|dtime| *dtime != 0).and_then(|dtime| time(dtime, None)),
-        };
         let seed = checksum(checksum(sb.seed, &number.to_le_bytes()), &generation.to_le_bytes());
-        let mut links = u32::from(fields.u16(0x1a)?);
         if kind.is_none() && mode != 0 {
             odd.push(format!("mode {mode:#o} is of no kind"));
         }
         if sb.has_csum() && mode != 0 && !sound(seed, &raw, extra_size) {
             odd.push("the checksum of the inode does not fit".to_owned());
         }
-        if kind.is_none() && mode == 0 {
-            links = 0;
-        }
-        let sectors = u64::from(fields.u32(0x1c)?) | u64::from(fields.u16(0x74)?) << 32;
-        let sectors = if flags & HUGE_FILE != 0 { sectors.saturating_mul(sb.block_size / 512) } else { sectors };
-        let set = FLAGS.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| *name).collect::<Vec<_>>();
-        let facts = vec![("flags".to_owned(), set.join(" ")), ("generation".to_owned(), generation.to_string())];
+        let tall = kind == Some(FileKind::File) || sb.incompat & LARGEDIR != 0;
         let node = Node {
             inode: u64::from(number),
             generation,
@@ -100,15 +95,24 @@ impl Inode {
             mode,
             uid: u32::from(fields.u16(2)?) | u32::from(fields.u16(0x78)?) << 16,
             gid: u32::from(fields.u16(0x18)?) | u32::from(fields.u16(0x7a)?) << 16,
-            size,
-            links,
-            times,
+            size: u64::from(fields.u32(4)?) | if tall { u64::from(fields.u32(0x6c)?) << 32 } else { 0 },
+            links: if mode == 0 { 0 } else { u32::from(fields.u16(0x1a)?) },
+            times: times(&fields, reach)?,
             allocated: false,
-            facts,
+            facts: Vec::new(),
             odd,
         };
+        let sectors = u64::from(fields.u32(0x1c)?) | u64::from(fields.u16(0x74)?) << 32;
+        let sectors = if flags & HUGE_FILE != 0 { sectors.saturating_mul(sb.block_size / 512) } else { sectors };
         let acl = u64::from(fields.u32(0x68)?) | u64::from(fields.u16(0x76)?) << 32;
         Ok(Self { node, flags, block: fields.array(0x28)?, acl, sectors, extra: reach, seed, raw })
+    }
+
+    /// What else the inode itself tells: only those who ask for one file want to know.
+    pub(super) fn facts(&self) -> Vec<(String, String)> {
+        let set = FLAGS.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| *name).collect::<Vec<_>>();
+        let generation = self.node.generation.to_string();
+        vec![("flags".to_owned(), set.join(" ")), ("generation".to_owned(), generation)]
     }
 
     pub(super) fn has(&self, flag: u32) -> bool {
@@ -127,18 +131,13 @@ impl Inode {
 
 /// The checksum over all of it, its own two halves counted as zero.
 fn sound(seed: u32, raw: &[u8], extra_size: u16) -> bool {
-    let mut bytes = raw.to_vec();
-    let mut take = |from: usize| {
-        let half = bytes.get_mut(from..from + 2);
-        half.map_or(0, |half| {
-            let value = half.iter().rev().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
-            half.fill(0);
-            value
-        })
-    };
-    let low = take(0x7c);
+    let part = |from: usize, to: usize| raw.get(from..to).unwrap_or_default();
+    let half = |at: usize| part(at, at + 2).iter().rev().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
     let wide = extra_size >= 4 && raw.len() > 128;
-    let want = if wide { low | take(0x82) << 16 } else { low };
-    let found = checksum(seed, &bytes);
-    if wide { found == want } else { found & 0xffff == want }
+    let front = checksum(checksum(seed, part(0, 0x7c)), &[0, 0]);
+    if !wide {
+        return checksum(front, part(0x7e, raw.len())) & 0xffff == half(0x7c);
+    }
+    let front = checksum(checksum(front, part(0x7e, 0x82)), &[0, 0]);
+    checksum(front, part(0x84, raw.len())) == half(0x7c) | half(0x82) << 16
 }

@@ -2,10 +2,12 @@
 //! Documentation/filesystems/ext4, "Journal (jbd2)".
 //!
 //! Nothing is written: blocks that the journal holds newer copies of are shown from there. Fast commits are not
-//! replayed; that is said if there may be some.
+//! replayed; whether there are some is told.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use super::superblock::checksum;
 use crate::disk::us;
@@ -25,6 +27,8 @@ const WIDE: u32 = 2;
 const CSUM2: u32 = 8;
 const CSUM3: u32 = 0x10;
 const FAST: u32 = 0x20;
+/// First tag of a fast commit (fs/ext4/fast_commit.h).
+const FAST_HEAD: u16 = 9;
 
 /// A copy of a block in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,46 +158,13 @@ impl Journal {
     }
 
     /// The newest copy of each block of the transactions that were committed and not yet written to their place.
-    pub(super) fn replay(&self, odd: &mut Vec<String>) -> Result<BTreeMap<u64, Copy>, ReadError> {
-        let (mut at, mut sequence, mut walked) = (self.start, self.sequence, 0);
-        let (mut committed, mut pending): (Vec<Copy>, Vec<Copy>) = (Vec::new(), Vec::new());
-        let mut revoked: HashMap<u64, u32> = HashMap::new();
-        let mut revokes = Vec::new();
-        while at != 0 && walked < self.last {
-            let block = self.read(at)?;
-            let Some((kind, _)) = Self::head(&block).filter(|(_, found)| *found == sequence) else { break };
-            let mut passed = 1;
-            match kind {
-                DESCRIPTOR => {
-                    let tags = self.tags(at, sequence, &block)?;
-                    passed += u32::try_from(tags.len()).unwrap_or(u32::MAX);
-                    pending.extend(tags);
-                }
-                REVOKE => revokes.extend(self.revokes(at, &block)?),
-                COMMIT => {
-                    if self.checked() && !self.commit_holds(&block) {
-                        odd.push(format!(
-                            "journal transaction {sequence} has a damaged commit; the replay ends before"
-                        ));
-                        break;
-                    }
-                    committed.append(&mut pending);
-                    for block in revokes.drain(..) {
-                        revoked.insert(block, sequence);
-                    }
-                    sequence = sequence.wrapping_add(1);
-                }
-                _ => break,
-            }
-            walked = walked.saturating_add(passed);
-            for _ in 0..passed.min(self.last) {
-                at = self.next(at);
-            }
-        }
+    pub(super) fn replay(&self, odd: &mut Vec<String>) -> Result<Replay, ReadError> {
+        let mut log = Log { at: self.start, sequence: self.sequence, ..Log::default() };
+        while log.at != 0 && log.walked < self.last && self.step(&mut log, odd)? {}
         let mut newest = BTreeMap::new();
-        for copy in committed {
+        for copy in log.committed {
             let later = |by: &u32| copy.sequence.wrapping_sub(*by).cast_signed() <= 0;
-            if revoked.get(&copy.block).is_some_and(later) {
+            if log.revoked.get(&copy.block).is_some_and(later) {
                 continue;
             }
             if self.checked() && !self.holds(&copy) {
@@ -202,7 +173,60 @@ impl Journal {
             }
             newest.insert(copy.block, copy);
         }
-        Ok(newest)
+        Ok(Replay { newest, fast: self.has_fast_commit(log.sequence) })
+    }
+
+    /// One block of the log, and what it describes. False where the log ends.
+    fn step(&self, log: &mut Log, odd: &mut Vec<String>) -> Result<bool, ReadError> {
+        let block = self.read(log.at)?;
+        let Some((kind, _)) = Self::head(&block).filter(|(_, found)| *found == log.sequence) else { return Ok(false) };
+        let mut passed = 1;
+        match kind {
+            DESCRIPTOR => {
+                let tags = self.tags(log.at, log.sequence, &block)?;
+                passed += u32::try_from(tags.len()).unwrap_or(u32::MAX);
+                log.pending.extend(tags);
+            }
+            REVOKE => log.revokes.extend(self.revokes(log.at, &block)?),
+            COMMIT if self.checked() && !self.commit_holds(&block) => {
+                let sequence = log.sequence;
+                odd.push(format!("journal transaction {sequence} has a damaged commit; the replay ends before"));
+                return Ok(false);
+            }
+            COMMIT => log.commit(),
+            _ => return Ok(false),
+        }
+        log.walked = log.walked.saturating_add(passed);
+        for _ in 0..passed.min(self.last) {
+            log.at = self.next(log.at);
+        }
+        Ok(true)
+    }
+
+    /// Behind the log, does a fast commit stand that goes on from transaction `sequence`?
+    fn has_fast_commit(&self, sequence: u32) -> bool {
+        let block = if self.incompat & FAST == 0 { None } else { self.read(self.last).ok() };
+        let fields = Fields::new("ext4 fast commit", 0, block.as_deref().unwrap_or_default());
+        fields.u16(0).is_ok_and(|tag| tag == FAST_HEAD) && fields.u32(8).is_ok_and(|tid| tid == sequence)
+    }
+
+    /// The blocks of the log as they follow each other on the disk, of any transaction.
+    pub(super) fn records(&self) -> impl Iterator<Item = Record> {
+        (self.first..self.last).map_while(|at| self.read(at).ok().map(|block| (at, block))).filter_map(|(at, block)| {
+            let (kind, sequence) = Self::head(&block)?;
+            let what = match kind {
+                DESCRIPTOR => What::Descriptor(self.tags(at, sequence, &block).unwrap_or_default()),
+                COMMIT => What::Commit(commit_time(&block), !self.checked() || self.commit_holds(&block)),
+                REVOKE => What::Revoke(self.revokes(at, &block).unwrap_or_default()),
+                _ => return None,
+            };
+            Some(Record { at, sequence, what })
+        })
+    }
+
+    /// Does a transaction wait to be written to its place?
+    pub(super) fn is_waiting(&self, sequence: u32) -> bool {
+        self.is_dirty() && sequence.wrapping_sub(self.sequence).cast_signed() >= 0
     }
 
     fn commit_holds(&self, block: &[u8]) -> bool {
@@ -229,16 +253,66 @@ impl Journal {
     /// Every copy that is still whole, of any transaction, oldest first.
     pub(super) fn history(&self) -> Vec<Copy> {
         let mut all = Vec::new();
-        for at in self.first..self.last {
-            let Ok(block) = self.read(at) else { break };
-            if let Some((DESCRIPTOR, sequence)) = Self::head(&block) {
-                let tags = self.tags(at, sequence, &block).unwrap_or_default();
+        for record in self.records() {
+            if let What::Descriptor(tags) = record.what {
                 all.extend(tags.into_iter().filter(|copy| self.holds(copy)));
             }
         }
         all.sort_by_key(|copy| (copy.sequence, copy.at));
         all
     }
+}
+
+/// What is still true only in the journal.
+pub(super) struct Replay {
+    pub(super) newest: BTreeMap<u64, Copy>,
+    /// Fast commits follow, which were not looked into.
+    pub(super) fast: bool,
+}
+
+/// How far a replay is.
+#[derive(Default)]
+struct Log {
+    at: u32,
+    sequence: u32,
+    walked: u32,
+    committed: Vec<Copy>,
+    pending: Vec<Copy>,
+    revokes: Vec<u64>,
+    revoked: HashMap<u64, u32>,
+}
+
+impl Log {
+    fn commit(&mut self) {
+        self.committed.append(&mut self.pending);
+        self.revoked.extend(self.revokes.drain(..).map(|block| (block, self.sequence)));
+        self.sequence = self.sequence.wrapping_add(1);
+    }
+}
+
+/// A block of the log that is no copy of another.
+pub(super) struct Record {
+    /// The block of the journal.
+    pub(super) at: u32,
+    pub(super) sequence: u32,
+    pub(super) what: What,
+}
+
+/// What it tells.
+pub(super) enum What {
+    Descriptor(Vec<Copy>),
+    /// When, and whether its checksum fits.
+    Commit(Option<Timestamp>, bool),
+    /// Blocks of which no older copy may be replayed.
+    Revoke(Vec<u64>),
+}
+
+/// Seconds and nanoseconds of a commit block; none if it has none.
+fn commit_time(block: &[u8]) -> Option<Timestamp> {
+    let fields = Fields::new("jbd2 commit", 0, block);
+    let seconds = fields.be64(48).ok().filter(|seconds| *seconds != 0)?;
+    let nanos = fields.be32(56).ok()?.min(999_999_999);
+    Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
 }
 
 /// A volume with the newer blocks of its journal in front.

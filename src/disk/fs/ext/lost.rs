@@ -3,13 +3,15 @@
 //! ext4 empties the map of a file that it deletes; the journal keeps the blocks of the inode table as they were before,
 //! and blocks of directories with the names. A copy counts if its checksum fits (or, without checksums, if it is no part
 //! of the log). Whether content is still its own is asked of the block bitmap: a block that is free now may have been used
-//! and freed again in between, which nothing here can tell.
+//! and freed again in between, which nothing here can tell. "Whole" means that nobody has its blocks now.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::books::Part;
 use super::inode::{INLINE_DATA, Inode};
 use super::{Ext, has_blocks, inside};
 use crate::disk::fs::{Confidence, FileKind, Filesystem, Listing, Lost, State};
+use crate::disk::us;
 use crate::disk::walk::{self, How, join};
 use crate::image::ReadError;
 
@@ -32,7 +34,7 @@ struct Known {
     /// Names that are gone.
     names: HashMap<u64, Vec<Name>>,
     /// Which directory a block belongs to.
-    blocks: HashMap<u64, u64>,
+    blocks: BTreeMap<u64, u64>,
 }
 
 /// An older state of an inode.
@@ -55,36 +57,40 @@ pub(super) fn all(ext: &Ext) -> Result<Vec<Lost>, ReadError> {
     names_of(ext, &history, &mut known);
     let mut lost = Vec::new();
     for number in numbers(ext) {
-        let now = ext.inode(number).ok();
-        let live = now.as_ref().is_some_and(|now| now.node.allocated && now.node.links > 0);
-        let generation = now.as_ref().map(|now| now.node.generation);
-        if let Some(now) = now.filter(|now| now.node.mode != 0) {
-            let dead = !now.node.allocated || now.node.links == 0;
-            let orphan = now.node.allocated && !known.named.contains(&number);
-            let better = old.get(&number).is_some_and(|states: &Vec<Old>| {
-                states.iter().any(|state| state.inode.node.generation == now.node.generation)
-            });
-            let empty = now.node.size == 0 && ext.map(&now).runs.is_empty();
-            if (dead || orphan) && !(empty && better) {
-                let state = if orphan { State::Orphan } else { State::Deleted };
-                lost.push(one(ext, &known, &now, u32::MAX, state, "inode table".to_owned()));
-            }
-        }
-        for Old { inode, sequence } in old.remove(&number).unwrap_or_default() {
-            let same = generation == Some(inode.node.generation);
-            let told = lost
-                .iter()
-                .rev()
-                .take(4)
-                .any(|lost: &Lost| lost.node.inode == number && lost.node.generation == inode.node.generation);
-            let now_live = same && live;
-            if !now_live && !told {
-                let source = format!("journal transaction {sequence}");
-                lost.push(one(ext, &known, &inode, sequence, State::Deleted, source));
-            }
-        }
+        let states = old.remove(&number).unwrap_or_default();
+        of_inode(ext, &known, number, states, &mut lost);
     }
     Ok(lost)
+}
+
+/// What an inode is and was: its own state if that is a lost file, and the older ones of other generations.
+fn of_inode(ext: &Ext, known: &Known, number: u64, states: Vec<Old>, lost: &mut Vec<Lost>) {
+    let now = ext.inode(number).ok();
+    let live = now.as_ref().filter(|now| now.node.allocated && now.node.links > 0).map(|now| now.node.generation);
+    let mut told = Vec::new();
+    if let Some(now) = now.filter(|now| now.node.mode != 0) {
+        let orphan = now.node.allocated && !known.named.contains(&number);
+        let better = states.iter().any(|state| state.inode.node.generation == now.node.generation);
+        let empty = now.node.size == 0 && ext.map(&now).runs.is_empty();
+        if (live.is_none() || orphan) && !(empty && better) {
+            let state = if orphan { State::Orphan } else { State::Deleted };
+            told.push(now.node.generation);
+            lost.push(one(ext, known, &now, u32::MAX, state, "inode table".to_owned()));
+        }
+    }
+    for Old { inode, sequence } in states {
+        let generation = inode.node.generation;
+        if live != Some(generation) && !told.contains(&generation) {
+            told.push(generation);
+            let source = format!("journal transaction {sequence}");
+            lost.push(one(ext, known, &inode, sequence, State::Deleted, source));
+        }
+    }
+}
+
+/// Which directory, of those that are there, a block belongs to.
+pub(super) fn directory_blocks(ext: &Ext) -> Result<BTreeMap<u64, u64>, ReadError> {
+    live(ext).map(|known| known.blocks)
 }
 
 /// Inodes that are not the file system's own, of the groups whose table is on the volume: a superblock may claim
@@ -139,7 +145,7 @@ fn live(ext: &Ext) -> Result<Known, ReadError> {
     Ok(known)
 }
 
-fn learn_blocks(ext: &Ext, inode: &Inode, number: u64, into: &mut HashMap<u64, u64>) {
+fn learn_blocks(ext: &Ext, inode: &Inode, number: u64, into: &mut BTreeMap<u64, u64>) {
     for run in ext.map(inode).runs {
         for block in run.physical..run.physical.saturating_add(run.len.min(1 << 16)) {
             into.entry(block).or_insert(number);
@@ -150,27 +156,12 @@ fn learn_blocks(ext: &Ext, inode: &Inode, number: u64, into: &mut HashMap<u64, u
 /// Newest first, the states of each inode that the journal knows: one for each generation.
 fn inodes_of(ext: &Ext, history: &[super::journal::Copy], into: &mut BTreeMap<u64, Vec<Old>>) {
     let Some(journal) = &ext.journal else { return };
-    let size = usize::from(ext.sb.inode_size);
-    let per_block = ext.sb.block_len() / size;
-    let blocks = (u64::from(ext.sb.inodes_per_group) * u64::from(ext.sb.inode_size)).div_ceil(ext.sb.block_size);
-    let tables: BTreeMap<u64, u32> = (0..ext.sb.groups())
-        .map_while(|group| {
-            ext.groups.get(&ext.volume, &ext.sb, group).ok().map(|(found, _)| (found.inode_table, group))
-        })
-        .collect();
     for copy in history.iter().rev() {
-        let Some((table, group)) = tables.range(..=copy.block).next_back().map(|(table, group)| (*table, *group))
-        else {
-            continue;
-        };
+        let Some(Part::InodeTable(_, first)) = ext.part(copy.block) else { continue };
         let Ok(block) = journal.content(copy) else { continue };
-        if copy.block - table >= blocks {
-            continue;
-        }
-        for index in 0..per_block {
-            let slot = (copy.block - table).saturating_mul(per_block as u64).saturating_add(index as u64);
-            let number = u64::from(group) * u64::from(ext.sb.inodes_per_group) + slot + 1;
-            let (Some(raw), Ok(number)) = (inside(&block, index, size), u32::try_from(number)) else { continue };
+        for index in 0..us(ext.sb.inodes_per_block()) {
+            let raw = inside(&block, index, usize::from(ext.sb.inode_size));
+            let (Some(raw), Ok(number)) = (raw, u32::try_from(first.saturating_add(index as u64))) else { continue };
             let Ok(inode) = Inode::parse(&ext.sb, number, copy.block.saturating_mul(ext.sb.block_size), raw) else {
                 continue;
             };
@@ -224,14 +215,16 @@ fn one(ext: &Ext, known: &Known, inode: &Inode, sequence: u32, state: State, sou
     let in_place = inode.has(INLINE_DATA) || ext.is_fast_link(inode) || !has_blocks(inode);
     if in_place {
         let content = ext.content_of(inode, true).ok();
-        return Lost { path, node, state, source, confidence: Confidence::Whole, blocks: 0, reused: 0, content };
+        let (confidence, runs) = (Confidence::Whole, Vec::new());
+        return Lost { path, node, state, source, confidence, blocks: 0, reused: 0, runs, content };
     }
     let map = ext.map(inode);
     let used =
         |range: std::ops::Range<u64>| range.map(|block| u64::from(ext.block_in_use(block).unwrap_or(true))).sum();
     let (blocks, reused) = if state == State::Orphan { (map.blocks(), 0) } else { map.books(ext.sb.blocks, used) };
     let confidence = map.confidence((blocks, reused), node.size > 0 || node.times.deleted.is_some());
+    let runs = map.runs.clone();
     let content =
         (confidence != Confidence::NoMap).then(|| map.content(&ext.volume, ext.sb.block_size, node.size, true));
-    Lost { path, node, state, source, confidence, blocks, reused, content }
+    Lost { path, node, state, source, confidence, blocks, reused, runs, content }
 }

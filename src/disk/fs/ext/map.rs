@@ -45,6 +45,7 @@ impl Walk<'_> {
             self.map.odd.push(format!("{what} at block {n}: outside of the file system, or visited before"));
             return None;
         }
+        self.map.own.push(n);
         let at = n.saturating_mul(self.ext.sb.block_size);
         match read_structure(self.ext.volume.as_ref(), what, at, self.ext.sb.block_len()) {
             Ok(bytes) => Some((at, bytes)),
@@ -58,11 +59,30 @@ impl Walk<'_> {
     /// One node of the tree; `above` is the depth of the one that led here.
     fn extents(&mut self, what: &'static str, at: u64, bytes: &[u8], above: Option<u16>) -> Result<(), ReadError> {
         let fields = Fields::new(what, at, bytes);
+        let (count, depth) = self.header(&fields, at, above)?;
+        for index in 0..usize::from(count) {
+            let from = 12 + 12 * index;
+            if depth == 0 {
+                self.leaf(&fields, from)?;
+                continue;
+            }
+            let below = u64::from(fields.u32(from + 4)?) | u64::from(fields.u16(from + 8)?) << 32;
+            if let Some((at, bytes)) = self.block("ext extent block", below)
+                && let Err(error) = self.extents("ext extent block", at, &bytes, Some(depth))
+            {
+                self.map.odd.push(error.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Entries of a node and its depth, both checked.
+    fn header(&mut self, fields: &Fields<'_>, at: u64, above: Option<u16>) -> Result<(u16, u16), ReadError> {
         let (magic, count, most, depth) = (fields.u16(0)?, fields.u16(2)?, fields.u16(4)?, fields.u16(6)?);
         if magic != 0xf30a {
             return Err(fields.corrupt(0, "magic 0xf30a", format_args!("{magic:#x}")));
         }
-        let room = (bytes.len() - 12) / 12;
+        let room = (fields.bytes().len() - 12) / 12;
         if usize::from(count) > room || count > most {
             return Err(fields.corrupt(2, format_args!("at most {} entries", room.min(usize::from(most))), count));
         }
@@ -72,29 +92,20 @@ impl Walk<'_> {
         if above.is_some() && self.ext.sb.has_csum() {
             let end = 12 + 12 * usize::from(most);
             let stored = fields.u32(end).unwrap_or(0);
-            if stored != checksum(self.seed, bytes.get(..end).unwrap_or_default()) {
+            if stored != checksum(self.seed, fields.bytes().get(..end).unwrap_or_default()) {
                 self.map.odd.push(format!("the checksum of the extent block at {at:#x} does not fit"));
             }
         }
-        for index in 0..usize::from(count) {
-            let from = 12 + 12 * index;
-            let logical = u64::from(fields.u32(from)?);
-            if depth == 0 {
-                let len = fields.u16(from + 4)?;
-                let physical = u64::from(fields.u32(from + 8)?) | u64::from(fields.u16(from + 6)?) << 32;
-                let unwritten = len > UNWRITTEN;
-                let len = u64::from(if unwritten { len - UNWRITTEN } else { len });
-                if len > 0 {
-                    self.map.push(Run { logical, len, physical, unwritten });
-                }
-                continue;
-            }
-            let below = u64::from(fields.u32(from + 4)?) | u64::from(fields.u16(from + 8)?) << 32;
-            if let Some((at, bytes)) = self.block("ext extent block", below)
-                && let Err(error) = self.extents("ext extent block", at, &bytes, Some(depth))
-            {
-                self.map.odd.push(error.to_string());
-            }
+        Ok((count, depth))
+    }
+
+    fn leaf(&mut self, fields: &Fields<'_>, from: usize) -> Result<(), ReadError> {
+        let (logical, len) = (u64::from(fields.u32(from)?), fields.u16(from + 4)?);
+        let physical = u64::from(fields.u32(from + 8)?) | u64::from(fields.u16(from + 6)?) << 32;
+        let unwritten = len > UNWRITTEN;
+        let len = u64::from(if unwritten { len - UNWRITTEN } else { len });
+        if len > 0 {
+            self.map.push(Run { logical, len, physical, unwritten });
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The superblock: geometry, features, checksums. Kernel Documentation/filesystems/ext4, "Super Block".
 //!
 //! An incompatible feature that is not known here is refused by name: the kernel would not mount it either. Compression
-//! (never merged) and a journal on another device are refused too.
+//! (never merged) and a device that is only a journal are refused too. Where the first superblock is damaged, the copies are
+//! looked for in the groups where mke2fs puts them.
 
 use crate::disk::fs::words::{flags, uuid};
 use crate::disk::us;
@@ -11,6 +12,7 @@ use crate::image::{ReadAt, ReadError};
 /// Names are read before the inode number: entries have a kind.
 pub(super) const FILETYPE: u32 = 0x2;
 const RECOVER: u32 = 0x4;
+const JOURNAL_DEV: u32 = 0x8;
 pub(super) const META_BG: u32 = 0x10;
 const BIT64: u32 = 0x80;
 pub(super) const LARGEDIR: u32 = 0x4000;
@@ -21,6 +23,7 @@ const FAST_COMMIT: u32 = 0x400;
 /// Read-only compatible.
 const BIGALLOC: u32 = 0x200;
 const METADATA_CSUM: u32 = 0x400;
+const UNINIT_BG: u32 = 0x10;
 const SPARSE_SUPER: u32 = 0x1;
 const SPARSE_SUPER2: u32 = 0x200;
 
@@ -40,7 +43,7 @@ const INCOMPAT: &[(u32, &str)] = &[
     (1, "compression"),
     (FILETYPE, "filetype"),
     (RECOVER, "needs_recovery"),
-    (8, "journal_dev"),
+    (JOURNAL_DEV, "journal_dev"),
     (META_BG, "meta_bg"),
     (0x40, "extent"),
     (BIT64, "64bit"),
@@ -55,13 +58,13 @@ const INCOMPAT: &[(u32, &str)] = &[
     (0x2_0000, "casefold"),
 ];
 /// Of these, the ones that cannot be read here.
-const REFUSED: u32 = 1 | 8 | 0x1000;
+const REFUSED: u32 = 1 | JOURNAL_DEV | 0x1000;
 const RO_COMPAT: &[(u32, &str)] = &[
     (SPARSE_SUPER, "sparse_super"),
     (2, "large_file"),
     (4, "btree_dir"),
     (8, "huge_file"),
-    (0x10, "uninit_bg"),
+    (UNINIT_BG, "uninit_bg"),
     (0x20, "dir_nlink"),
     (0x40, "extra_isize"),
     (0x80, "snapshot"),
@@ -92,9 +95,15 @@ pub(super) struct Superblock {
     pub(super) incompat: u32,
     pub(super) ro_compat: u32,
     pub(super) first_meta_bg: u32,
+    pub(super) reserved_gdt: u16,
+    pub(super) uuid: [u8; 16],
+    /// Of the journal, if it is on a device of its own.
+    pub(super) journal_uuid: Option<String>,
     pub(super) backup_groups: [u32; 2],
     pub(super) journal_inode: u32,
     pub(super) seed: u32,
+    /// The group that this copy says it stands in.
+    own_group: u32,
     pub(super) facts: Vec<(String, String)>,
     pub(super) odd: Vec<String>,
 }
@@ -104,10 +113,58 @@ pub(super) fn checksum(seed: u32, bytes: &[u8]) -> u32 {
     !crc32c::crc32c_append(!seed, bytes)
 }
 
+/// The UUID of a journal that is on a device of its own; none if it is an inode.
+fn outside(fields: &Fields<'_>) -> Result<Option<String>, ReadError> {
+    let own = fields.slice(0xd0, 16)?;
+    Ok((fields.u32(0xe0)? == 0).then(|| uuid(own)))
+}
+
+/// Where the first superblock stands, in bytes.
+const FIRST: u64 = 1024;
+/// Groups that hold a copy whatever `sparse_super` says, as long as there are so many.
+const COPIES: &[u32] = &[1, 3, 5, 7, 9, 25, 27, 49];
+
+/// Where copies may stand: byte, and the number of the group. Groups are as large as one block of bitmap can tell: in
+/// blocks, or in clusters of 16, unless somebody asked mke2fs for others.
+fn copies() -> impl Iterator<Item = (u64, u32)> {
+    let sizes = (0..=6).flat_map(|log| [(1024_u64 << log, 1), (1024 << log, 16)]);
+    sizes.flat_map(|(size, cluster)| {
+        let first = u64::from(size == 1024 && cluster == 1);
+        COPIES.iter().map(move |group| ((u64::from(*group) * size * 8 * cluster + first) * size, *group))
+    })
+}
+
+/// Is there a copy of a superblock, whatever the first one looks like?
+pub(crate) fn has_copy(volume: &dyn ReadAt) -> bool {
+    copies().any(|(at, group)| Superblock::copy_at(volume, at, group).is_some())
+}
+
 impl Superblock {
+    /// The first one, or, where that is damaged, the first copy that is sound.
     pub(super) fn read(volume: &dyn ReadAt) -> Result<Self, ReadError> {
-        let bytes = read_structure(volume, "ext superblock", 1024, 1024)?;
-        let fields = Fields::new("ext superblock", 1024, &bytes);
+        let first = Self::read_at(volume, FIRST);
+        let Err(error @ ReadError::Corrupt { .. }) = first else { return first };
+        for (at, group) in copies() {
+            if let Some(mut copy) = Self::copy_at(volume, at, group) {
+                copy.odd.push(format!("{error}; the copy in group {group} is used, which may be out of date"));
+                return Ok(copy);
+            }
+        }
+        Err(error)
+    }
+
+    /// The copy of `group` at a place, if it says itself that it is one, has the block size that leads there, and is sound.
+    fn copy_at(volume: &dyn ReadAt, at: u64, group: u32) -> Option<Self> {
+        let mut head = [0; 4];
+        volume.read_at(at.checked_add(0x38)?, &mut head).ok()?;
+        let found = (head.get(..2)? == [0x53, 0xef]).then(|| Self::read_at(volume, at).ok())??;
+        let place = found.group_start(group).checked_mul(found.block_size)?;
+        (found.own_group == group && place == at && found.odd.is_empty()).then_some(found)
+    }
+
+    fn read_at(volume: &dyn ReadAt, at: u64) -> Result<Self, ReadError> {
+        let bytes = read_structure(volume, "ext superblock", at, 1024)?;
+        let fields = Fields::new("ext superblock", at, &bytes);
         if fields.u16(0x38)? != 0xef53 {
             return Err(fields.corrupt(0x38, "magic 0xef53", format_args!("{:#x}", fields.u16(0x38)?)));
         }
@@ -117,7 +174,12 @@ impl Superblock {
         let known = INCOMPAT.iter().fold(0, |all, (bit, _)| all | bit) & !REFUSED;
         if incompat & !known != 0 {
             let what = flags(incompat & !known, INCOMPAT).join(", ");
-            return Err(ReadError::unsupported("ext file system", format!("it uses the feature {what}")));
+            let what = if incompat & JOURNAL_DEV == 0 {
+                format!("it uses the feature {what}")
+            } else {
+                format!("it is the journal {} of another file system", uuid(fields.slice(0x68, 16)?))
+            };
+            return Err(ReadError::unsupported("ext file system", what));
         }
         let mut this = Self::geometry(&fields, [compat, incompat, ro_compat], dynamic)?;
         this.check(&fields, volume)?;
@@ -154,6 +216,10 @@ impl Superblock {
             incompat,
             ro_compat,
             first_meta_bg: fields.u32(0x104)?,
+            reserved_gdt: fields.u16(0xce)?,
+            uuid: fields.array(0x68)?,
+            journal_uuid: if compat & HAS_JOURNAL != 0 { outside(fields)? } else { None },
+            own_group: u32::from(fields.u16(0x5a)?),
             backup_groups: [fields.u32(0x24c)?, fields.u32(0x250)?],
             journal_inode: if compat & HAS_JOURNAL != 0 { fields.u32(0xe0)? } else { 0 },
             seed,
@@ -249,12 +315,13 @@ impl Superblock {
         self.ro_compat & METADATA_CSUM != 0
     }
 
-    pub(super) fn needs_recovery(&self) -> bool {
-        self.incompat & RECOVER != 0
+    /// Groups may say that their bitmaps were never written, and descriptors have a checksum.
+    pub(super) fn has_uninit(&self) -> bool {
+        self.ro_compat & (METADATA_CSUM | UNINIT_BG) != 0
     }
 
-    pub(super) fn fast_commit(&self) -> bool {
-        self.compat & FAST_COMMIT != 0
+    pub(super) fn needs_recovery(&self) -> bool {
+        self.incompat & RECOVER != 0
     }
 
     /// ext2, ext3 or ext4, by what tells them apart.
@@ -287,9 +354,52 @@ impl Superblock {
         power_of(3) || power_of(5) || power_of(7)
     }
 
+    /// Where the superblock of a group and its descriptors begin. The first kilobyte of the volume is not ext's.
+    pub(super) fn front_start(&self, group: u32) -> u64 {
+        self.group_start(group).max(u64::from(self.block_size == 1024))
+    }
+
     /// First block of a group.
     pub(super) fn group_start(&self, group: u32) -> u64 {
         u64::from(group) * u64::from(self.blocks_per_group) + u64::from(self.first_data_block)
+    }
+
+    /// Group descriptors that a block holds. At least one: both sizes were checked.
+    pub(super) fn descriptors_per_block(&self) -> u32 {
+        u32::try_from(self.block_size / u64::from(self.desc_size)).unwrap_or(1).max(1)
+    }
+
+    pub(super) fn inodes_per_block(&self) -> u64 {
+        self.block_size / u64::from(self.inode_size)
+    }
+
+    /// Blocks of the inode table of a group.
+    pub(super) fn table_blocks(&self) -> u64 {
+        u64::from(self.inodes_per_group).div_ceil(self.inodes_per_block())
+    }
+
+    /// Are the descriptors of this group kept near it, not in the front of the volume?
+    pub(super) fn is_meta(&self, group: u32) -> bool {
+        self.incompat & META_BG != 0 && group / self.descriptors_per_block() >= self.first_meta_bg
+    }
+
+    /// Blocks in the front of a group that hold the superblock and descriptors, or are kept for those to come.
+    pub(super) fn front(&self, group: u32) -> u64 {
+        let own = u64::from(self.has_super(group));
+        let per_block = self.descriptors_per_block();
+        if self.is_meta(group) {
+            let inside = group % per_block;
+            return own + u64::from(inside <= 1 || inside + 1 == per_block);
+        }
+        let all = if self.incompat & META_BG != 0 { self.first_meta_bg } else { self.groups().div_ceil(per_block) };
+        if own == 0 { 0 } else { 1 + u64::from(all) + u64::from(self.reserved_gdt) }
+    }
+
+    /// Groups where copies of the superblock and the descriptors are, without the first; not more than help.
+    pub(super) fn copies(&self) -> Vec<u32> {
+        let sparse = self.backup_groups.iter().copied().filter(|group| *group > 0);
+        let usual = COPIES.iter().copied();
+        sparse.chain(usual).filter(|group| *group < self.groups() && self.has_super(*group)).collect()
     }
 
     /// Length of a block in memory.

@@ -69,6 +69,7 @@ fn one(tree: &Tree, path: &[u8], record: &Record, session: u64) -> Lost {
         confidence: if there { Confidence::Whole } else { Confidence::Part },
         blocks,
         reused: 0,
+        runs: tree.runs(record),
         content: content.map(|content| content as Arc<_>),
     }
 }

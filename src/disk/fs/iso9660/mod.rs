@@ -262,6 +262,10 @@ impl Filesystem for Iso {
         Ok(self.books().in_use(block))
     }
 
+    fn space(&self) -> Option<Arc<dyn ReadAt>> {
+        Some(Arc::clone(&self.tree.volume))
+    }
+
     fn lost(&self) -> Result<Vec<Lost>, ReadError> {
         Ok(lost::all(self))
     }

@@ -199,7 +199,11 @@ fn one(
         _ => Confidence::Part,
     };
     let content = content.filter(|_| map);
-    Lost { path, node, state, source: "$MFT".to_owned(), confidence, blocks, reused, content }
+    let runs = match value.map(|attribute| &attribute.value) {
+        Some(Value::Mapped(mapping)) => mapping.runs.clone(),
+        _ => Vec::new(),
+    };
+    Lost { path, node, state, source: "$MFT".to_owned(), confidence, blocks, reused, runs, content }
 }
 
 /// A name of which the record is another file's by now: the directory still has its times and length.
@@ -223,6 +227,7 @@ fn of_name(known: &Known, one: &Named) -> Lost {
         confidence: Confidence::NoMap,
         blocks: 0,
         reused: 0,
+        runs: Vec::new(),
         content: None,
     }
 }
@@ -232,7 +237,7 @@ fn of_damage(number: u64, error: &ReadError) -> Lost {
     let node = Node { inode: number, odd: vec![error.to_string()], ..nothing(None) };
     let source = "$MFT".to_owned();
     let (state, confidence) = (State::Orphan, Confidence::NoMap);
-    Lost { path: None, node, state, source, confidence, blocks: 0, reused: 0, content: None }
+    Lost { path: None, node, state, source, confidence, blocks: 0, reused: 0, runs: Vec::new(), content: None }
 }
 
 fn nothing(kind: Option<FileKind>) -> Node {

@@ -268,6 +268,10 @@ impl Filesystem for Ntfs {
         self.bitmap.get(block)
     }
 
+    fn space(&self) -> Option<Arc<dyn ReadAt>> {
+        Some(Arc::clone(&self.volume))
+    }
+
     fn lost(&self) -> Result<Vec<Lost>, ReadError> {
         lost::all(self)
     }

@@ -304,7 +304,8 @@ fn one(fs: &Xfs, known: &Known, inode: &Inode, state: State, source: String) -> 
     if !kept || inode.data.format == LOCAL {
         let local =
             inode.local().and_then(Result::ok).map(|local| Arc::new(InMemory(local.to_vec())) as Arc<dyn ReadAt>);
-        return Lost { path, node, state, source, confidence: Confidence::Whole, blocks: 0, reused: 0, content: local };
+        let (confidence, runs) = (Confidence::Whole, Vec::new());
+        return Lost { path, node, state, source, confidence, blocks: 0, reused: 0, runs, content: local };
     }
     let map = if inode.realtime { Map::default() } else { map::of(&fs.disk, &inode.data) };
     let used = |range: std::ops::Range<u64>| {
@@ -314,7 +315,8 @@ fn one(fs: &Xfs, known: &Known, inode: &Inode, state: State, source: String) -> 
     let (blocks, reused) = if state == State::Orphan { (map.blocks(), 0) } else { map.books(fs.disk.sb.blocks, used) };
     let sparse = node.size > 0 && inode.data.extents > 0;
     let confidence = map.confidence((blocks, reused), sparse);
+    let runs = map.runs.clone();
     let content =
         (confidence != Confidence::NoMap).then(|| map.content(&fs.disk.volume, fs.disk.sb.block_size, node.size, true));
-    Lost { path, node, state, source, confidence, blocks, reused, content }
+    Lost { path, node, state, source, confidence, blocks, reused, runs, content }
 }

@@ -276,6 +276,10 @@ impl Filesystem for Xfs {
         Ok(self.used(block..block + 1)? > 0)
     }
 
+    fn space(&self) -> Option<Arc<dyn ReadAt>> {
+        Some(Arc::clone(&self.disk.volume))
+    }
+
     fn lost(&self) -> Result<Vec<Lost>, ReadError> {
         lost::all(self)
     }
