@@ -137,8 +137,9 @@ fn processes_are_those_of_proc(guest: &Guest, memory: &Memory<'_>) -> Result<()>
             .map(|row| Some((row["pid"].as_i64()?, short(row["comm"].as_str()?), row["ppid"].as_i64()?)))
             .collect();
         let found = found.with_context(|| format!("{name} has cells that did not read"))?;
-        // Workers come and go between the guest's word and the capture, and then init starts the console's shell.
-        let passing = |comm: &str| ["kworker", "sh", "setsid", "cttyhack"].contains(&comm);
+        // Workers come and go between the guest's word and the capture, and then init starts the console's shell, which for a moment
+        // has the name that busybox runs itself by.
+        let passing = |comm: &str| ["kworker", "sh", "setsid", "cttyhack", "exe"].contains(&comm);
         let differ: Vec<_> = told.symmetric_difference(&found).filter(|(_, comm, _)| !passing(comm)).collect();
         ensure!(differ.is_empty(), "{name} and /proc tell different things: {differ:?}");
     }

@@ -1,5 +1,7 @@
 //! Questions to a memory image: by the program, as a user asks them, and in this process, to images that a test has changed.
 
+#![allow(clippy::unwrap_used, reason = "this is test code: what is not there should fail the test")]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
