@@ -92,7 +92,7 @@ fn move_to_extend(raw: &mut [u8], name: &str) {
         key.filter(|at| raw[at - 6..at - 4] == u16::try_from(len).unwrap().to_le_bytes()).map(|at| at - 16).next();
     let entry = entry.expect("the root names it");
     let mut bytes = raw[entry..entry + 16 + len.next_multiple_of(8)].to_vec();
-    bytes[16..24].copy_from_slice(&(11_u64 | 11 << 48).to_le_bytes());
+    bytes[16..24].copy_from_slice(&[11, 0, 0, 0, 0, 0, 11, 0]);
     let len = u16::try_from(bytes.len()).unwrap();
     bytes[8..10].copy_from_slice(&len.to_le_bytes());
     let record = &mut raw[record..record + 1024];
@@ -141,7 +141,7 @@ fn reparse_points_lead_where_windows_would_go_and_foreign_content_is_refused() {
     let image = make(temp.path(), 16, &[]);
     let point = |tag: u32, body: &[u8]| {
         let all = [&tag.to_le_bytes()[..], &u16::try_from(body.len()).unwrap().to_le_bytes(), &[0, 0], body].concat();
-        format!("0x{}", all.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        format!("0x{}", impound::image::hex(&all))
     };
     // MS-FSCC 2.1.2.4 and 2.1.2.5: places and lengths of both names, flags for a symbolic link, the names.
     let names = |flags: &[u8]| {

@@ -10,7 +10,8 @@ use crate::kit::{folder, impound, open, read};
 fn deleted_files_come_back_with_their_names_and_streams() {
     let temp = folder();
     let image = make(temp.path(), 32, &[]);
-    let contents = |n: usize| if n % 3 == 0 { format!("tiny {n}").into_bytes() } else { noise(9_000 + n * 1000, 5) };
+    let contents =
+        |n: usize| if n.is_multiple_of(3) { format!("tiny {n}").into_bytes() } else { noise(9_000 + n * 1000, 5) };
     let Some(()) = mounted(&image, |root| {
         std::fs::create_dir_all(root.join("home/inner")).unwrap();
         for n in 0..12 {

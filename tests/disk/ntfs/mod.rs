@@ -32,7 +32,7 @@ pub(super) fn mounted<T>(image: &Path, work: impl FnOnce(&Path) -> T) -> Option<
     let output = Command::new("ntfs-3g").args(["-o", options]).arg(image).arg(&at).output();
     let output = output.expect("scripts/install test installs ntfs-3g");
     if !output.status.success() {
-        println!("skipped: ntfs-3g cannot mount here: {}", String::from_utf8_lossy(&output.stderr));
+        eprintln!("skipped: ntfs-3g cannot mount here: {}", String::from_utf8_lossy(&output.stderr));
         return None;
     }
     let done = work(&at);
