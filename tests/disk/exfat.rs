@@ -41,7 +41,8 @@ fn seal(set: &mut [u8]) {
 pub(crate) fn set(name: &str, first: u32, size: u64, valid: u64) -> [u8; 96] {
     let mut set = [0; 96];
     (set[0], set[1], set[4]) = (0x85, 2, 0x20);
-    let date = (2026_u32 - 1980) << 25 | 11 << 21 | 24 << 16 | 20 << 11 | 30 << 5 | 5;
+    let day = (2026_u32 - 1980) * 512 + 11 * 32 + 24;
+    let date = day << 16 | (20 * 2048 + 30 * 32 + 5);
     for at in [8, 12, 16] {
         set[at..at + 4].copy_from_slice(&date.to_le_bytes());
     }

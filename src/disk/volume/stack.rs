@@ -1,7 +1,7 @@
 //! Volumes made of volumes, layer by layer: LUKS is opened, arrays and volume groups are put together, tables of partitions
 //! inside are read; what comes out may be any of these again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Beside, Use, Volume, Volumes, bitlocker, luks, lvm, md, tables};
@@ -17,13 +17,16 @@ pub(super) struct Stack<'a> {
     pub(super) list: &'a mut Vec<Volume>,
     pub(super) odd: &'a mut Vec<String>,
     pub(super) beside: &'a Beside,
+    /// How often each label was given out.
+    labels: BTreeMap<String, u64>,
     /// Arrays and groups that were put together: hostile metadata may lead back to itself.
     seen: BTreeSet<String>,
 }
 
 /// Puts together whatever the volumes in `found` are parts of.
 pub(super) fn build(found: &mut Volumes, beside: &Beside) {
-    let mut stack = Stack { list: &mut found.list, odd: &mut found.odd, beside, seen: BTreeSet::new() };
+    let labels = found.list.iter().filter_map(|volume| Some((volume.label.clone()?, 1))).collect();
+    let mut stack = Stack { list: &mut found.list, odd: &mut found.odd, beside, labels, seen: BTreeSet::new() };
     let mut fresh: Vec<usize> = (0..stack.list.len()).collect();
     for _ in 0..LAYERS {
         fresh = stack.layer(&fresh);
@@ -50,8 +53,10 @@ impl Stack<'_> {
             holding(self.list, "luks").into_iter().filter(|&index| luks::open(self, index)).collect();
         let arrays = md::assemble(self, &holding(self.list, "md"));
         next.extend(self.take(arrays));
-        let inside = fresh.iter().flat_map(|&index| self.partitions(index)).collect();
-        next.extend(self.take(inside));
+        for &index in fresh {
+            let inside = self.partitions(index);
+            next.extend(self.take(inside));
+        }
         let physical = holding(self.list, "lvm2");
         if !next.is_empty() {
             // What comes out may hold another part of the same group.
@@ -80,17 +85,17 @@ impl Stack<'_> {
     }
 
     /// A label that no other volume has; `~` is in no name of LVM.
-    fn own(&self, label: String) -> String {
-        let taken = |label: &str| self.list.iter().any(|one| one.label.as_deref() == Some(label));
-        if !taken(&label) {
-            return label;
-        }
-        // One of these is free: there are at most so many volumes.
-        (2..=MOST + 2).map(|n| format!("{label}~{n}")).find(|label| !taken(label)).unwrap_or(label)
+    fn own(&mut self, label: String) -> String {
+        let count = self.labels.entry(label.clone()).or_insert(0);
+        *count += 1;
+        if *count == 1 { label } else { format!("{label}~{count}") }
     }
 
     /// The volumes of a table of partitions inside a volume that is none of a table itself.
     fn partitions(&mut self, index: usize) -> Vec<Volume> {
+        if self.list.len() >= MOST {
+            return Vec::new();
+        }
         let Some(outer) = self.list.get_mut(index).filter(|one| one.what == Use::Volume && one.holds.is_none()) else {
             return Vec::new();
         };

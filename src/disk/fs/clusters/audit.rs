@@ -96,6 +96,7 @@ impl Audit {
     }
 }
 
-fn without_name(record: Record) -> Record {
-    Record { name: Vec::new(), facts: Vec::new(), odd: Vec::new(), ..record }
+fn without_name(mut record: Record) -> Record {
+    (record.name, record.facts, record.odd) = (Vec::new(), Vec::new(), Vec::new());
+    record
 }

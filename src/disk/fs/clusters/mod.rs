@@ -35,6 +35,9 @@ const SET: usize = 32;
 /// Bytes of a directory that are read at a time: whole sectors of every size.
 const PIECE: u64 = 1 << 16;
 
+/// An entry and its place, or why a part of a directory cannot be read.
+type Raw<'a> = Result<(u64, &'a [u8; 32]), String>;
+
 /// Where things are.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
@@ -222,7 +225,7 @@ impl Volume {
     }
 
     /// Hands out entries and their places, and what cannot be read, until `take` has enough.
-    fn each_entry(&self, runs: &[Run], take: &mut dyn FnMut(Result<(u64, &[u8; 32]), String>) -> bool) {
+    fn each_entry(&self, runs: &[Run], take: &mut dyn FnMut(Raw<'_>) -> bool) {
         let mut left = self.dialect.longest;
         for run in runs {
             let (mut at, end) = (run.physical * self.shape.sector, (run.physical + run.len) * self.shape.sector);

@@ -91,8 +91,8 @@ mod tests {
     fn half_a_pair_is_kept_and_a_date_that_is_none_is_absent() {
         assert_eq!(utf16("Grüße 😀".encode_utf16()), "Grüße 😀".as_bytes());
         assert_eq!(utf16([0x61, 0xd83d, 0x62]), b"a\xed\xa0\xbdb");
-        let date = (2026 - 1980) << 9 | 11 << 5 | 24;
-        let time = 19 << 11 | 50 << 5 | 15;
+        let date = (2026 - 1980) * 512 + 11 * 32 + 24;
+        let time = 19 * 2048 + 50 * 32 + 15;
         assert_eq!(dos_time(date, time, 150, 0).unwrap().to_string(), "2026-11-24T19:50:31.5Z");
         assert_eq!(dos_time(date, time, 0, -150).unwrap().to_string(), "2026-11-24T22:20:30Z");
         for (date, time, more) in

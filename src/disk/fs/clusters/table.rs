@@ -142,7 +142,7 @@ impl Table {
         let take = |len: usize| chunk.get(at..at + len);
         let low = |bytes: &[u8]| bytes.iter().rev().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
         Some(match self.width {
-            Width::Fat12 if index % 2 == 0 => low(take(2)?) & 0xfff,
+            Width::Fat12 if index.is_multiple_of(2) => low(take(2)?) & 0xfff,
             Width::Fat12 => low(take(2)?) >> 4,
             Width::Fat16 => low(take(2)?),
             Width::Fat32 => low(take(4)?) & 0x0fff_ffff,
@@ -246,10 +246,9 @@ impl Table {
                 return;
             }
             Link::Bad => into.bad += 1,
-            Link::End => {}
             Link::Next(next) if !self.has(next) => count(&mut into.outside, cluster),
             Link::Next(next) if !into.pointed.set(next) => count(&mut into.crossed, next),
-            Link::Next(_) => {}
+            Link::End | Link::Next(_) => {}
         }
         into.used.set(cluster);
     }

@@ -273,7 +273,7 @@ fn plausible(shape: Shape, raw: &[u8; 32]) -> bool {
     let first = u32::from(u16::from_le_bytes([byte(raw, 26), byte(raw, 27)])) | high << 16;
     let date = u16::from_le_bytes([byte(raw, 24), byte(raw, 25)]);
     attr & 0xc0 == 0
-        && !name.iter().skip(1).any(|byte| forbidden(byte))
+        && !name.iter().skip(1).any(forbidden)
         && name.get(1..).is_some_and(|rest| byte(raw, 0) != b' ' || rest.iter().any(|byte| *byte != b' '))
         && (first == 0 || shape.has(first))
         && (date == 0 || dos_time(date, 0, 0, 0).is_some())

@@ -29,7 +29,7 @@ pub(super) fn all(iso: &Iso) -> Vec<Lost> {
     // The newest first: a file counts as of the last session that had it.
     for session in sessions(iso).into_iter().rev() {
         let Ok(disc) = Disc::read(iso.tree.volume.as_ref(), session) else { continue };
-        let Some(tree) = trees(&iso.tree.volume, &disc).into_iter().next() else { continue };
+        let (tree, _) = trees(&iso.tree.volume, &disc);
         each(&tree, &mut |path, record| {
             if record.kind() != FileKind::Directory && known.insert(key(path, record)) {
                 lost.push(one(&tree, path, record, session));

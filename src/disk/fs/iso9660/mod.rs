@@ -59,10 +59,10 @@ struct Iso {
 }
 
 /// Opens the file system on a volume.
+#[expect(clippy::needless_pass_by_value, reason = "every driver is opened the same way")]
 pub fn open(volume: Arc<dyn ReadAt>, _options: Options) -> Result<Arc<dyn Filesystem>, ReadError> {
     let disc = Disc::read(volume.as_ref(), 0)?;
-    let mut trees = trees(&volume, &disc);
-    let tree = trees.remove(0);
+    let (tree, others) = trees(&volume, &disc);
     let mut facts = disc.facts.clone();
     let mut odd = disc.odd.clone();
     let name = |tree: &Tree| match tree.names {
@@ -71,16 +71,15 @@ pub fn open(volume: Arc<dyn ReadAt>, _options: Options) -> Result<Arc<dyn Filesy
         Names::Plain => "plain",
     };
     facts.push(("tree that is shown".to_owned(), name(&tree).to_owned()));
-    let others: Vec<_> = trees.iter().map(name).collect();
-    facts.push(("other trees".to_owned(), others.join(", ")));
+    facts.push(("other trees".to_owned(), others.iter().map(name).collect::<Vec<_>>().join(", ")));
     if let Some(catalog) = disc.catalog {
         boot::read(volume.as_ref(), catalog, &mut facts, &mut odd);
     }
-    Ok(Arc::new(Iso { disc, tree, others: trees, facts, odd, books: OnceLock::new() }))
+    Ok(Arc::new(Iso { disc, tree, others, facts, odd, books: OnceLock::new() }))
 }
 
-/// The trees of a disc, the best one first. Never empty.
-fn trees(volume: &Arc<dyn ReadAt>, disc: &Disc) -> Vec<Tree> {
+/// The best tree of a disc, and the others.
+fn trees(volume: &Arc<dyn ReadAt>, disc: &Disc) -> (Tree, Vec<Tree>) {
     let tree = |descriptor: &Descriptor, names| Tree {
         volume: Arc::clone(volume),
         block: descriptor.block,
@@ -88,14 +87,12 @@ fn trees(volume: &Arc<dyn ReadAt>, disc: &Disc) -> Vec<Tree> {
         names,
     };
     let plain = tree(&disc.primary, Names::Plain);
-    let mut all = Vec::new();
-    let skip = plain.rock_ridge();
-    all.extend(skip.map(|skip| Tree { names: Names::RockRidge(skip), ..plain.clone() }));
-    all.extend(disc.joliet.as_ref().map(|joliet| tree(joliet, Names::Joliet)));
-    if skip.is_none() {
-        all.push(plain);
+    let joliet = disc.joliet.as_ref().map(|joliet| tree(joliet, Names::Joliet));
+    match (plain.rock_ridge(), joliet) {
+        (Some(skip), joliet) => (Tree { names: Names::RockRidge(skip), ..plain }, joliet.into_iter().collect()),
+        (None, Some(joliet)) => (joliet, vec![plain]),
+        (None, None) => (plain, Vec::new()),
     }
-    all
 }
 
 impl Tree {

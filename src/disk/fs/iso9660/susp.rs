@@ -1,7 +1,5 @@
 //! System use areas, and what Rock Ridge keeps there. IEEE P1281 (SUSP) 1.12; IEEE P1282 (RRIP) 1.12.
 
-use jiff::Timestamp;
-
 use super::Tree;
 use super::descriptor::both32;
 use super::record::{long_time, short_time};
@@ -159,9 +157,9 @@ impl Rock {
     }
 
     fn time_fields(&mut self, flags: u8, body: &[u8]) {
-        let (size, read): (usize, fn(&[u8]) -> Option<Timestamp>) =
-            if flags & 0x80 == 0 { (7, short_time) } else { (17, long_time) };
-        let mut times = body.chunks_exact(size);
+        let long = flags & 0x80 != 0;
+        let read = |raw: &[u8]| if long { long_time(raw) } else { short_time(raw) };
+        let mut times = body.chunks_exact(if long { 17 } else { 7 });
         for bit in 0..7 {
             if flags & (1 << bit) == 0 {
                 continue;

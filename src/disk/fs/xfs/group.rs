@@ -63,7 +63,7 @@ const FREE: Tree = Tree { what: "xfs free space tree", magic: [b"ABTB", b"AB3B"]
 impl Group {
     fn read(disk: &Disk, number: u32) -> Self {
         let mut group = Self::default();
-        let inodes = group.header(disk, number, 2, b"XAGI", 312).and_then(|head| {
+        let inodes = group.header(disk, number, 2, *b"XAGI", 312).and_then(|head| {
             let fields = Fields::new("xfs AGI", 0, &head);
             let root = (fields.be32(20)?, fields.be32(24)?);
             let mut chunks = BTreeMap::new();
@@ -77,7 +77,7 @@ impl Group {
             done
         });
         group.inodes_damaged = inodes.err().map(|error| error.to_string());
-        let free = group.header(disk, number, 1, b"XAGF", 216).and_then(|head| {
+        let free = group.header(disk, number, 1, *b"XAGF", 216).and_then(|head| {
             let fields = Fields::new("xfs AGF", 0, &head);
             let root = (fields.be32(16)?, fields.be32(28)?);
             let mut free = BTreeMap::new();
@@ -100,7 +100,7 @@ impl Group {
         disk: &Disk,
         number: u32,
         sector: u64,
-        magic: &[u8; 4],
+        magic: [u8; 4],
         sum: usize,
     ) -> Result<Vec<u8>, ReadError> {
         let what = if sector == 1 { "xfs AGF" } else { "xfs AGI" };

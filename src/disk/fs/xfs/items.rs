@@ -169,12 +169,11 @@ impl Open {
         if bytes.is_empty() {
             return;
         }
-        match items.last_mut().filter(|item| item.regions.len() < item.total) {
-            Some(item) => item.regions.push(bytes.to_vec()),
-            None => {
-                let total = bytes.get(2..4).and_then(|size| size.try_into().ok()).map_or(1, u16::from_le_bytes);
-                items.push(Item { regions: vec![bytes.to_vec()], total: usize::from(total) });
-            }
+        if let Some(item) = items.last_mut().filter(|item| item.regions.len() < item.total) {
+            item.regions.push(bytes.to_vec());
+            return;
         }
+        let total = bytes.get(2..4).and_then(|size| size.try_into().ok()).map_or(1, u16::from_le_bytes);
+        items.push(Item { regions: vec![bytes.to_vec()], total: usize::from(total) });
     }
 }

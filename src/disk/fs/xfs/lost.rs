@@ -202,7 +202,7 @@ fn learn(fs: &Xfs, item: &Item, lsn: u64, known: &mut Known) -> Option<()> {
     } else {
         Fork { format, extents: inode.data.extents, bytes: bytes.get(..bytes.len().min(room))?.to_vec() }
     };
-    inode.literal = inode.data.bytes.clone();
+    inode.literal.clone_from(&inode.data.bytes);
     if inode.node.kind == Some(FileKind::Directory) && format == LOCAL {
         names(fs, &inode, known);
     }

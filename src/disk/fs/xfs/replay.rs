@@ -193,7 +193,9 @@ impl Replay<'_> {
         let head = read_vec(self.disk.volume.as_ref(), at, us(SECTOR))?;
         let fields = Fields::new("xfs metadata", at, &head);
         let (place, uuid) = match (fields.slice(0, 4)?, fields.be16(8)?) {
-            (b"AB3B" | b"AB3C" | b"IAB3" | b"FIB3" | b"RMB3" | b"R3FC", _) => (24, 32),
+            (b"AB3B" | b"AB3C" | b"IAB3" | b"FIB3" | b"RMB3" | b"R3FC", _) | (_, 0x3df1 | 0x3dff | 0x3ebe | 0x3bee) => {
+                (24, 32)
+            }
             (b"BMA3", _) => (32, 40),
             (b"XAGF", _) => (208, 64),
             (b"XAGI", _) => (320, 296),
@@ -201,7 +203,6 @@ impl Replay<'_> {
             (b"XSLM", _) => (48, 16),
             (b"XDB3" | b"XDD3" | b"XDF3", _) => (16, 24),
             (b"XFSB", _) => (240, 32),
-            (_, 0x3df1 | 0x3dff | 0x3ebe | 0x3bee) => (24, 32),
             _ => return Ok(false),
         };
         let there = fields.be64(place)?;

@@ -78,6 +78,8 @@ pub(super) struct Superblock {
     pub(super) ftype: bool,
     pub(super) facts: Vec<(String, String)>,
     pub(super) odd: Vec<String>,
+    /// Its checksum fits, if it has one.
+    sound: bool,
 }
 
 /// Names of the bits that are set; unknown ones as numbers.
@@ -102,12 +104,24 @@ pub(super) fn checksum_fits(bytes: &[u8], field: usize) -> bool {
     crc.to_le_bytes() == *sum
 }
 
+/// Blocks, blocks of a group, groups, and the bits of a block's number in its group.
+fn groups(fields: &Fields<'_>) -> Result<(u64, u32, u32, u8), ReadError> {
+    let (blocks, ag_blocks, ag_count, ag_log) = (fields.be64(8)?, fields.be32(84)?, fields.be32(88)?, fields.u8(124)?);
+    if ag_blocks < 64 || u64::from(ag_blocks) > 1 << (ag_log & 31) || ag_log > 31 {
+        return Err(fields.corrupt(84, "groups whose size fits its logarithm", ag_blocks));
+    }
+    if blocks.div_ceil(u64::from(ag_blocks)) != u64::from(ag_count) {
+        return Err(fields.corrupt(88, format_args!("groups for {blocks} blocks"), ag_count));
+    }
+    Ok((blocks, ag_blocks, ag_count, ag_log))
+}
+
 impl Superblock {
     /// The first superblock, or the copy that is taken for it.
     pub(super) fn read(volume: &Arc<dyn ReadAt>) -> Result<Self, ReadError> {
         let first = Self::at(volume.as_ref(), 0);
         let why = match &first {
-            Ok(sb) if sb.odd.is_empty() => return first,
+            Ok(sb) if sb.sound => return first,
             Ok(sb) => sb.odd.first().cloned().unwrap_or_default(),
             Err(ReadError::Corrupt { .. }) => first.as_ref().err().map(ToString::to_string).unwrap_or_default(),
             Err(_) => return first,
@@ -141,7 +155,7 @@ impl Superblock {
     }
 
     fn sound_at(volume: &dyn ReadAt, at: u64) -> Option<(u64, Self)> {
-        let sb = Self::at(volume, at).ok().filter(|sb| sb.odd.is_empty())?;
+        let sb = Self::at(volume, at).ok().filter(|sb| sb.sound)?;
         let size = u64::from(sb.ag_blocks).saturating_mul(sb.block_size);
         let group = at / size;
         (at.is_multiple_of(size) && group < u64::from(sb.ag_count)).then_some((group, sb))
@@ -192,6 +206,7 @@ impl Superblock {
             return Err(ReadError::unsupported("an xfs file system", format!("it uses the feature {what}")));
         }
         let mut this = Self::geometry(&fields, v5, version)?;
+        this.sound = sound;
         if !sound {
             this.odd.push("the checksum of the superblock does not fit".to_owned());
         }
@@ -224,20 +239,13 @@ impl Superblock {
         if inode_log > 8 || block_size / inode_size != 1 << inode_log {
             return Err(fields.corrupt(123, format_args!("{} inodes a block", block_size / inode_size), inode_log));
         }
-        let (ag_blocks, ag_count, ag_log) = (fields.be32(84)?, fields.be32(88)?, fields.u8(124)?);
-        let blocks = fields.be64(8)?;
-        if ag_blocks < 64 || u64::from(ag_blocks) > 1 << (ag_log & 31) || u32::from(ag_log) > 31 {
-            return Err(fields.corrupt(84, "groups whose size fits its logarithm", ag_blocks));
-        }
-        if blocks.div_ceil(u64::from(ag_blocks)) != u64::from(ag_count) {
-            return Err(fields.corrupt(88, format_args!("groups for {blocks} blocks"), ag_count));
-        }
+        let (incompat, features2) = (if v5 { fields.be32(216)? } else { 0 }, fields.be32(200)?);
+        let ftype = if v5 { incompat & FTYPE != 0 } else { version & 0x8000 != 0 && features2 & FTYPE2 != 0 };
+        let (blocks, ag_blocks, ag_count, ag_log) = groups(fields)?;
         let dir_log = fields.u8(192)?;
         if u32::from(dir_log) + u32::from(block_log) > 16 {
             return Err(fields.corrupt(192, "directory blocks of at most 64 KiB", dir_log));
         }
-        let (incompat, features2) = (if v5 { fields.be32(216)? } else { 0 }, fields.be32(200)?);
-        let ftype = if v5 { incompat & FTYPE != 0 } else { version & 0x8000 != 0 && features2 & FTYPE2 != 0 };
         let this = Self {
             v5,
             block_size,
@@ -256,6 +264,7 @@ impl Superblock {
             ftype,
             facts: Vec::new(),
             odd: Vec::new(),
+            sound: true,
         };
         if this.place_of(this.root).is_none() {
             return Err(fields.corrupt(56, "the number of the root directory", this.root));

@@ -19,7 +19,7 @@ use crate::image::{ReadAt, ReadError};
 pub(super) type Secret = Zeroizing<Vec<u8>>;
 
 /// The most rounds of PBKDF2; cryptsetup takes some million for two seconds of work.
-const ROUNDS: u64 = 1 << 28;
+const ROUNDS: u64 = 1 << 26;
 /// The most memory for Argon2, in KiB: 4 GiB is the most that cryptsetup itself accepts, and it asks for 1 GiB at most unless told otherwise.
 const MEMORY: u64 = 4 << 20;
 /// The most work for Argon2: passes times KiB.

@@ -22,6 +22,9 @@ const BINARY: usize = 4096;
 /// Where the second copy may be, and so how long a copy may be.
 const LENGTHS: [u64; 9] = [0x4000, 0x8000, 0x1_0000, 0x2_0000, 0x4_0000, 0x8_0000, 0x10_0000, 0x20_0000, 0x40_0000];
 
+/// The most key slots.
+const SLOTS: usize = 32;
+
 /// One copy.
 struct Copy {
     sequence: u64,
@@ -217,6 +220,9 @@ impl Json {
             );
             return Err(ReadError::unsupported("a LUKS2 volume", why));
         };
+        if self.keyslots.len() > SLOTS {
+            return Err(damage(&format!("at most {SLOTS} key slots"), self.keyslots.len()));
+        }
         let digest = self.digests.values().find(|digest| digest.segments.contains(number));
         let digest = digest.ok_or_else(|| damage("a digest for its segment", "none"))?;
         let slots =

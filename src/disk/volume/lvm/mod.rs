@@ -34,7 +34,8 @@ struct Found {
 pub(super) fn assemble(stack: &mut Stack<'_>, members: &[usize]) -> Vec<Volume> {
     let (mut found, mut groups): (Vec<Found>, BTreeMap<String, Group>) = (Vec::new(), BTreeMap::new());
     for &index in members {
-        found.extend(physical(stack, index, &mut groups));
+        let one = physical(stack, index, &found, &mut groups);
+        found.extend(one);
     }
     let mut made = Vec::new();
     for group in groups.values() {
@@ -58,7 +59,12 @@ pub(super) fn assemble(stack: &mut Stack<'_>, members: &[usize]) -> Vec<Volume> 
 }
 
 /// Reads the label of one, and puts the newest copy of each group's metadata into `groups`.
-fn physical(stack: &mut Stack<'_>, index: usize, groups: &mut BTreeMap<String, Group>) -> Option<Found> {
+fn physical(
+    stack: &mut Stack<'_>,
+    index: usize,
+    found: &[Found],
+    groups: &mut BTreeMap<String, Group>,
+) -> Option<Found> {
     let (name, bytes) = stack.member(index)?;
     let label = match label::read(bytes.as_ref()) {
         Ok(label) => label,
@@ -71,7 +77,9 @@ fn physical(stack: &mut Stack<'_>, index: usize, groups: &mut BTreeMap<String, G
         stack.odd.push(format!("{name} should have {} bytes, as its label says, and has {}", label.size, bytes.len()));
     }
     let (mut mine, mut damage) = (BTreeSet::new(), Vec::new());
-    for area in label.areas {
+    // Of two with one UUID only the first is read: thousands of partitions may lie over the same bytes.
+    let again = found.iter().any(|one| one.uuid == label.uuid);
+    for area in label.areas.into_iter().filter(|_| !again) {
         let group = match label::text(bytes.as_ref(), area) {
             Ok(None) => continue,
             Ok(Some(text)) => {

@@ -25,7 +25,8 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(origin: Arc<dyn ReadAt>, store: Arc<dyn ReadAt>) -> Result<Self, ReadError> {
+    /// `most`: chunks that a store can have. Stores that lie over each other must not add up to more than the disk has.
+    pub(super) fn new(origin: Arc<dyn ReadAt>, store: Arc<dyn ReadAt>, most: usize) -> Result<Self, ReadError> {
         let bytes = read_structure(store.as_ref(), "snapshot store", 0, us(SECTOR))?;
         let fields = Fields::new("snapshot store", 0, &bytes);
         if fields.u32(0)? != MAGIC {
@@ -42,7 +43,7 @@ impl View {
         if !chunk.is_power_of_two() || !(SECTOR..=LONGEST).contains(&chunk) {
             return Err(fields.corrupt(12, "a chunk of 1 to 1024 sectors, a power of two", chunk / SECTOR));
         }
-        let moved = exceptions(store.as_ref(), chunk)?;
+        let moved = exceptions(store.as_ref(), chunk, most)?;
         Ok(Self { origin, store, chunk, moved })
     }
 
@@ -75,8 +76,8 @@ impl View {
     }
 }
 
-/// All exceptions of a store. Their number is bounded by its length: each has a chunk of its own.
-fn exceptions(store: &dyn ReadAt, chunk: u64) -> Result<Vec<(u64, u64)>, ReadError> {
+/// All exceptions of a store. Their number is bounded: each has a chunk of its own.
+fn exceptions(store: &dyn ReadAt, chunk: u64, most: usize) -> Result<Vec<(u64, u64)>, ReadError> {
     let chunks = store.len() / chunk;
     let (mut all, mut area) = (Vec::new(), 1);
     'areas: while area < chunks {
@@ -87,6 +88,9 @@ fn exceptions(store: &dyn ReadAt, chunk: u64) -> Result<Vec<(u64, u64)>, ReadErr
             // Nothing can be kept where the header is: the list ends here.
             if new == 0 {
                 break 'areas;
+            }
+            if all.len() >= most {
+                return Err(fields.corrupt(at, format_args!("at most {most} exceptions"), "more"));
             }
             if new >= chunks {
                 return Err(fields.corrupt(at + 8, format_args!("one of {chunks} chunks"), new));

@@ -9,6 +9,7 @@ use super::super::tables::gap;
 use super::super::{Use, Volume};
 use super::group::{self, Group, Kind, Lv};
 use super::snapshot::View;
+use crate::disk::us;
 use crate::image::ReadAt;
 
 /// As `/dev/mapper` spells it: hyphens inside a name are doubled. What no name of LVM has becomes `_`.
@@ -44,12 +45,16 @@ pub(super) fn all(stack: &mut Stack<'_>, group: &Group, sources: Vec<Source>) ->
             stores.insert(store.as_str(), (origin.as_str(), *merging));
         }
     }
-    let mut made = Vec::new();
-    for lv in group.lvs.iter().filter(|lv| !lv.is_snapshot()) {
-        let volume = making.volume(lv);
-        match stores.get(lv.name.as_str()) {
-            Some((origin, merging)) => made.extend(making.snapshot(lv, volume, origin, *merging)),
-            None => made.push(volume),
+    let plain: BTreeMap<_, _> =
+        group.lvs.iter().filter(|lv| !lv.is_snapshot()).map(|lv| (lv.name.as_str(), making.volume(lv))).collect();
+    let (mut made, mut left) = (Vec::new(), making.sectors());
+    for (name, volume) in &plain {
+        match stores.get(name) {
+            Some((origin, merging)) => {
+                let origin = plain.get(origin).filter(|_| !merging);
+                made.extend(making.snapshot(volume.clone(), origin, &mut left));
+            }
+            None => made.push(volume.clone()),
         }
     }
     let merged: BTreeSet<_> =
@@ -120,14 +125,11 @@ impl Making<'_> {
     /// The physical volumes it lies on, and where, if that is one place.
     fn on(&self, lv: &Lv) -> (Option<String>, Option<u64>) {
         let places: Vec<_> = lv.segments.iter().map(|one| self.place(one)).collect();
-        let mut names: Vec<&str> = Vec::new();
+        let (mut names, mut seen) = (Vec::new(), BTreeSet::new());
         for place in &places {
             let Place::Striped { stripes, .. } = place else { continue };
-            for source in stripes.iter().filter_map(|(index, _)| self.sources.get(*index)) {
-                if !names.contains(&source.name.as_str()) {
-                    names.push(&source.name);
-                }
-            }
+            let new = stripes.iter().filter(|(index, _)| seen.insert(*index));
+            names.extend(new.filter_map(|(index, _)| Some(self.sources.get(*index)?.name.as_str())));
         }
         let from = match places.as_slice() {
             [Place::Striped { stripes, .. }] if stripes.len() == 1 => stripes.first().map(|(_, from)| *from),
@@ -136,24 +138,37 @@ impl Making<'_> {
         ((!names.is_empty()).then(|| names.join(", ")), from)
     }
 
-    /// The store of a snapshot as a member, and the view that it gives of its origin.
-    fn snapshot(&self, lv: &Lv, mut store: Volume, origin: &str, merging: bool) -> [Volume; 2] {
-        let name = label(&self.group.name, &lv.name);
-        let before = self.group.lvs.iter().find(|lv| lv.name == origin).map(|lv| self.volume(lv));
-        let whole = before.as_ref().map_or(0, |origin| origin.len);
-        let view = match (before.and_then(|origin| origin.bytes), &store.bytes) {
-            _ if merging => Err("it is being merged into its origin, which is not read here".to_owned()),
-            (Some(origin), Some(store)) => View::new(origin, Arc::clone(store)).map_err(|error| error.to_string()),
-            (None, _) => Err(format!("its origin {origin} cannot be read")),
+    /// Sectors of all physical volumes that are here.
+    fn sectors(&self) -> usize {
+        let here = self.sources.iter().filter_map(|source| source.bytes.as_ref().ok());
+        us(here.fold(0_u64, |sum, bytes| sum.saturating_add(bytes.len())) / 512)
+    }
+
+    /// The store of a snapshot as a member, and the view that it gives of its origin. `left`: chunks that stores may still have.
+    fn snapshot(&self, mut store: Volume, origin: Option<&Volume>, left: &mut usize) -> [Volume; 2] {
+        let name = store.label.clone().unwrap_or_default();
+        let view = match (origin.map(|origin| &origin.bytes), &store.bytes) {
+            (Some(Some(origin)), Some(store)) => {
+                View::new(Arc::clone(origin), Arc::clone(store), *left).map_err(|error| error.to_string())
+            }
+            (None, _) => {
+                Err("its origin is not here, or it is being merged into that, which is not read here".to_owned())
+            }
+            (Some(None), _) => Err("its origin cannot be read".to_owned()),
             (_, None) => Err("its store cannot be read".to_owned()),
         };
         let moved = view.as_ref().map_or(0, View::moved);
+        *left = left.saturating_sub(moved);
         let view = view.map(|view| Arc::new(view) as Arc<dyn ReadAt>);
-        let mut volume = Volume::made(name.clone(), "snapshot".to_owned(), view, whole);
-        let origin = label(&self.group.name, origin);
-        volume.note = Some(format!("of {origin}; {moved} chunks were written to since"));
-        volume.lacks = volume.lacks.or_else(|| store.lacks.clone());
-        volume.on = Some(format!("{origin}, {name}-cow"));
+        let mut volume = Volume::made(name.clone(), "snapshot".to_owned(), view, origin.map_or(0, |origin| origin.len));
+        let origin_name = origin.and_then(|origin| origin.label.clone()).unwrap_or_else(|| "nothing".to_owned());
+        volume.note = Some(format!(
+            "of {origin_name}, in volume group {}; {moved} chunks were written to since",
+            self.group.name
+        ));
+        let whole = origin.and_then(|origin| origin.lacks.clone()).or_else(|| store.lacks.clone());
+        volume.lacks = volume.lacks.or(whole);
+        volume.on = Some(format!("{origin_name}, {name}-cow"));
         (store.label, store.what, store.holds) = (Some(format!("{name}-cow")), Use::Member, None);
         store.note = Some("what a snapshot keeps of its origin".to_owned());
         [store, volume]
