@@ -79,11 +79,14 @@ fn version_4_is_read() {
     let (big, proto) = (temp.path().join("big"), temp.path().join("proto"));
     fs::write(&big, noise(3_000_000, 3)).unwrap();
     let (big_name, mut text) = (big.display().to_string(), "/none\n0 0\nd--755 0 0\n".to_owned());
-    text += &format!("big ---640 7 8 {big_name}\nlink l--777 0 0 big\nnode b--600 0 0 8 1\npipe p--600 0 0\n");
+    let mut add = |line: &str| text.push_str(line);
+    add(&format!("big ---640 7 8 {big_name}\nlink l--777 0 0 big\nnode b--600 0 0 8 1\npipe p--600 0 0\n"));
     for (directory, count) in [("short", 3), ("block", 30), ("leaf", 400), ("many", 3000)] {
-        text += &format!("{directory} d--755 0 0\n");
-        (0..count).for_each(|n| text += &format!("a-file-with-a-long-name-{n} ---644 0 0 /dev/null\n"));
-        text += "$\n";
+        add(&format!("{directory} d--755 0 0\n"));
+        for n in 0..count {
+            add(&format!("a-file-with-a-long-name-{n} ---644 0 0 /dev/null\n"));
+        }
+        add("$\n");
     }
     fs::write(&proto, text + "$\n").unwrap();
     for args in
@@ -173,7 +176,9 @@ fn deleted_files_come_back_with_names_and_content() {
     // Mounted anew: the inodes were at their place before they were emptied.
     let again = mounted(&image, "loop,noatime", &temp.path().join("mnt"), |root| {
         kept.extend(want.iter().map(|path| (path.clone(), fs::read(root.join(path)).unwrap())));
-        want.iter().for_each(|path| fs::remove_file(root.join(path)).unwrap());
+        for path in &want {
+            fs::remove_file(root.join(path)).unwrap();
+        }
     });
     assert!(again);
     let count = |image: &Path, good: &dyn Fn(&[u8], &[u8]) -> bool| {
