@@ -23,6 +23,7 @@ fn what_an_intruder_left_is_found() -> Result<()> {
     let memory = Memory(&exhibit.dir);
     the_module_is_found(&memory)?;
     odd_programs_are_found(&memory)?;
+    a_tree_of_several_levels_is_walked(&guest, &memory)?;
     findings_tell_all_of_it(&memory)
 }
 
@@ -47,10 +48,7 @@ fn odd_programs_are_found(memory: &Memory<'_>) -> Result<()> {
     let code = memory.rows("linux.malfind")?;
     let writable: Vec<_> = code.iter().filter(|row| row["pid"].as_i64() == pid("rwx").ok()).collect();
     ensure!(writable.len() == 1 && writable[0]["protection"] == "rwxp", "{code:?}");
-    ensure!(
-        writable[0]["first_bytes"].as_str().is_some_and(|bytes| bytes.starts_with("55 48 89 e5 31 c0 c9 c3")),
-        "{code:?}"
-    );
+    ensure!(writable[0]["first_bytes"].as_str().is_some_and(|bytes| bytes.starts_with("554889e531c0c9c3")), "{code:?}");
     let tracing = memory.rows("linux.ptrace")?;
     ensure!(has(&tracing, &[("pid", pid("traced")?.into())]) || !tracing.is_empty(), "{tracing:?}");
     let sockets = memory.rows("linux.sockstat")?;
@@ -70,6 +68,22 @@ fn odd_programs_are_found(memory: &Memory<'_>) -> Result<()> {
     let memfd = claims.iter().find(|row| row["pid"].as_i64() == pid("memfd").ok()).context("no claim of the memfd")?;
     ensure!(memfd["exe"].as_str().is_some_and(|exe| exe.contains("memfd:planted-memfd")), "{memfd}");
     ensure!(memfd["first_argument"] == "[kworker/7:7]", "{memfd}");
+    Ok(())
+}
+
+/// This program has more ranges of memory than one node of the kernel's tree holds.
+fn a_tree_of_several_levels_is_walked(guest: &Guest, memory: &Memory<'_>) -> Result<()> {
+    let pid = pid_of(&memory.rows("linux.pslist")?, "plant-rwx")?;
+    let told: Vec<u64> = guest
+        .truth(&format!("/proc/{pid}/maps"))?
+        .iter()
+        .filter(|line| !line.contains("[vsyscall]"))
+        .map(|line| Ok(u64::from_str_radix(line.split('-').next().context("no begin")?, 16)?))
+        .collect::<Result<_>>()?;
+    let maps = memory.rows("linux.proc.maps")?;
+    let of = maps.iter().filter(|row| row["pid"] == pid).filter_map(|row| row["start"].as_str());
+    let found: Vec<u64> = of.filter_map(|text| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok()).collect();
+    ensure!(told.len() > 10 && told == found, "told {told:x?}, found {found:x?}");
     Ok(())
 }
 
