@@ -351,15 +351,17 @@ fn a_symbol_file_stands_in(memory: &Memory<'_>, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Memory whose frames have other numbers than its page tables say, as those of a Xen PV guest: all are moved on by [`TURN`].
-struct Turned(Arc<dyn ReadAt>);
+/// Memory whose frames have other numbers than its page tables say, as those of a Xen PV guest: all are moved on by so many bytes,
+/// and what falls off the end comes back at the front.
+struct Turned(Arc<dyn ReadAt>, u64);
 
+/// How far they are moved, or moved back.
 const TURN: u64 = 64 << 20;
 
 impl Frames for Turned {
     fn guest_frame(&self, machine_frame: u64) -> Option<u64> {
         let at = machine_frame.checked_mul(4096).filter(|at| *at < self.0.len())?;
-        Some((at + TURN) % self.0.len() / 4096)
+        Some((at + self.1) % self.0.len() / 4096)
     }
 }
 
@@ -373,7 +375,7 @@ impl ReadAt for Turned {
         while !into.is_empty() {
             let extent = self.extent(at)?;
             let (part, rest) = into.split_at_mut(usize::try_from(extent.len).unwrap().min(into.len()));
-            self.0.read_at((at + self.len() - TURN) % self.len(), part)?;
+            self.0.read_at((at + self.len() - self.1) % self.len(), part)?;
             (at, into) = (at + part.len() as u64, rest);
         }
         Ok(())
@@ -383,8 +385,8 @@ impl ReadAt for Turned {
         if at >= self.len() {
             return Err(ReadError::caller("read memory", "it ends before"));
         }
-        let below = self.0.extent((at + self.len() - TURN) % self.len())?;
-        let left = if at < TURN { TURN - at } else { self.len() - at };
+        let below = self.0.extent((at + self.len() - self.1) % self.len())?;
+        let left = if at < self.1 { self.1 - at } else { self.len() - at };
         Ok(Extent { at, len: below.len.min(left), kind: below.kind })
     }
 }
@@ -393,12 +395,16 @@ fn frames_of_the_machine_are_translated(image: &Path) -> Result<()> {
     let image = Arc::clone(image::open(image, &image::Options::default())?.bytes());
     let whole = find(Arc::clone(&image))?;
     let wiped: Arc<dyn ReadAt> = Arc::new(Changed::new(&image, mentions(&image, b"OSRELEASE=")?));
-    let turned = Arc::new(Turned(wiped));
+    // The kernel's image is one piece and has to stay one; where it lies is chosen anew at every boot.
+    let text = whole.place.physical(whole.symbols.address("_text").context("no _text")?);
+    let turn = if text + 2 * TURN <= image.len() { TURN } else { image.len() - TURN };
+    let turned = Arc::new(Turned(wiped, turn));
     // Without the way from the machine's frames to the guest's, nothing is believed.
     assert!(find(Arc::clone(&turned) as Arc<dyn ReadAt>).is_err());
     let machine = Machine { cpus: Vec::new(), frames: Some(Arc::clone(&turned) as Arc<dyn Frames>) };
     let kernel = Kernel::find(Physical::new(turned).with_machine(Some(&machine)))?;
-    assert_eq!(kernel.place.offset.wrapping_add(TURN), whole.place.offset);
+    let moved = kernel.place.physical(kernel.symbols.address("_text").context("no _text")?);
+    assert_eq!(moved, (text + turn) % image.len());
     for name in NAMELESS {
         ensure!(answers(&whole, name)? == answers(&kernel, name)?, "{name} differs where frames are the machine's");
     }

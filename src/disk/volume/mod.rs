@@ -2,7 +2,7 @@
 //! them: logical volumes of LVM, arrays of md, what LUKS has encrypted.
 //!
 //! A table of partitions is believed before a signature at the front: a disk that was formatted whole and partitioned
-//! later still carries the old superblock, and says so among what is odd. [`stack`] goes on from there, layer by layer,
+//! later still carries the old superblock, and says so among what is odd. `stack` goes on from there, layer by layer,
 //! until nothing new comes out. What cannot be read here (BitLocker, RAID 5, thin pools) is named, with what it says of itself.
 
 mod bitlocker;

@@ -1,8 +1,8 @@
 //! SSH: commands, sockets and ports of another machine, with its key checked before anything is said to it.
 //!
 //! libssh2 (the `ssh2` crate) carries the protocol. It blocks and knows one thread, so each connection has a thread of its
-//! own ([`pump`]) and hands out sockets; and it cannot forward a unix socket back from the other side, so a port on that
-//! machine's loopback takes its place ([`Ssh::listen`]). Its reader of `known_hosts` is not used, see [`known_hosts`].
+//! own (`pump`) and hands out sockets; and it cannot forward a unix socket back from the other side, so a port on that
+//! machine's loopback takes its place ([`Ssh::listen`]). Its reader of `known_hosts` is not used, see `known_hosts.rs`.
 //!
 //! libssh2 reports the status 0 for a command whose status never came. Whoever streams data checks its length as well.
 

@@ -2,7 +2,7 @@
 //!
 //! $LogFile is not replayed: whether it had to be is said. Not read: content that is encrypted (EFS), compressed by the
 //! Windows Overlay Filter, deduplicated, or kept elsewhere; it fails with that reason, never with other bytes. Names are
-//! UTF-16 and become bytes as [`text`] says. A file's number is that of its record in $MFT, its generation the sequence number.
+//! UTF-16 and become bytes as `text` says. A file's number is that of its record in $MFT, its generation the sequence number.
 
 mod attribute;
 mod bitmap;
