@@ -129,7 +129,9 @@ def mounted(image, at, recipe, work):
     try:
         return work(at)
     finally:
-        run("timeout", "60", "umount", at)
+        # A driver in user space may have mounted twice.
+        while os.path.ismount(at):
+            run("timeout", "60", "umount", at)
 
 
 def live(root):
