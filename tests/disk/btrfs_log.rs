@@ -61,6 +61,11 @@ const STEPS: &[fn(&Path)] = &[
         fs::create_dir(root.join("dir/below")).unwrap();
         written(&root.join("dir/below/deep"), &noise(9000, 4));
     },
+    |root| {
+        let link = |n: u32| fs::hard_link(root.join("patched"), root.join(format!("dir/{n:0150}"))).unwrap();
+        (0..200).for_each(link);
+        synced(&root.join("patched"));
+    },
     |root| written(&root.join("sub/inside"), &noise(9000, 1)),
 ];
 
@@ -82,8 +87,10 @@ fn what_was_synced_before_a_crash_is_shown_as_the_kernel_replays_it() {
                 sync(root);
                 step(root);
                 fs::write(root.join(format!("never synced {number}")), "x").unwrap();
-                for to in [copy("crashed", number), copy("replayed", number)] {
-                    tool("cp", ["--sparse=always".as_ref(), image.as_os_str(), to.as_os_str()]);
+                // Both are of the same moment.
+                let (crashed, replayed) = (copy("crashed", number), copy("replayed", number));
+                for (from, to) in [(&image, &crashed), (&crashed, &replayed)] {
+                    tool("cp", ["--sparse=always".as_ref(), from.as_os_str(), to.as_os_str()]);
                 }
             }
         });

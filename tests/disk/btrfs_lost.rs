@@ -180,4 +180,9 @@ fn a_file_that_was_open_without_a_name_is_an_orphan() {
     let orphan = lost.iter().find(|lost| lost.state == State::Orphan).unwrap_or_else(|| panic!("{:?}", told(&lost)));
     assert!(read(orphan.content.as_ref().unwrap().as_ref()) == content(3));
     assert_eq!(orphan.confidence, Confidence::Whole);
+    // Once it is gone, it is as it was while it had a name.
+    let lost = open(&image).lost().unwrap();
+    let gone = lost.iter().find(|lost| lost.path.as_deref() == Some(b"/secret"));
+    let gone = gone.unwrap_or_else(|| panic!("{:?}", told(&lost)));
+    assert_eq!((gone.state, gone.node.links, gone.confidence), (State::Deleted, 1, Confidence::Whole));
 }

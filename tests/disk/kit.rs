@@ -103,7 +103,15 @@ pub(crate) fn mounted_as(kind: &str, image: &Path, options: &str, at: &Path, wor
     }
     // Whatever fails inside, no mount stays behind.
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(at)));
-    assert!(Command::new("timeout").arg("60").arg("umount").arg(at).status().unwrap().success());
+    // A program that another test is about to start still holds our open files until it runs: then the mount is busy.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let umount = || Command::new("timeout").arg("60").arg("umount").arg(at).output().unwrap();
+    while let failed = umount()
+        && !failed.status.success()
+    {
+        let why = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert!(why.contains("busy") && std::time::Instant::now() < until, "umount {}: {why}", at.display());
+    }
     done.unwrap_or_else(|failed| std::panic::resume_unwind(failed));
     true
 }

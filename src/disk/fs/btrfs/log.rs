@@ -106,17 +106,17 @@ impl Log {
     }
 
     /// Content: extents of the log over those of the subvolume, which end with the file.
-    pub(super) fn pieces(&self, pool: &Pool, number: u64, now: Vec<Piece>) -> Vec<Piece> {
+    pub(super) fn pieces(&self, sector: u64, number: u64, now: Vec<Piece>) -> Vec<Piece> {
         let Some(one) = self.all.get(&number) else { return now };
         let mut pieces = now;
         if let Some(inode) = one.inode.as_ref().filter(|inode| inode.made != 0 || inode.node.size != 0) {
-            let end = inode.node.size.checked_next_multiple_of(pool.sb.sector).unwrap_or(u64::MAX);
+            let end = inode.node.size.checked_next_multiple_of(sector).unwrap_or(u64::MAX);
             pieces = pieces.iter().filter_map(|piece| piece.cut(0, end)).collect();
         }
         for piece in &one.pieces {
             // What is inline takes the place of whole blocks.
             if let What::Inline(..) = piece.what {
-                pieces.retain(|old| old.at >= piece.len.next_multiple_of(pool.sb.sector));
+                pieces.retain(|old| old.at >= piece.len.next_multiple_of(sector));
                 pieces.insert(0, piece.clone());
             } else {
                 extents::put(&mut pieces, piece.clone());
@@ -195,5 +195,47 @@ impl Logged {
             _ => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::fields::Fields;
+
+    /// A file of a length that the log has, with one name in directory 256.
+    fn log(size: u64, name: &[u8]) -> Log {
+        let mut raw = vec![0; 160];
+        raw[0] = 7;
+        raw[16..24].copy_from_slice(&size.to_le_bytes());
+        raw[40] = 1;
+        raw[52..56].copy_from_slice(&0o100_644_u32.to_le_bytes());
+        let inode = Inode::parse(300, &Fields::new("test", 0, &raw)).unwrap();
+        let name = Name { directory: 256, bytes: name.to_vec(), index: 3 };
+        let one =
+            Logged { inode: Some(inode), names: BTreeMap::from([(256, vec![name.clone()])]), ..Logged::default() };
+        Log { all: BTreeMap::from([(300, one)]), by_directory: HashMap::from([(256, vec![(300, name)])]) }
+    }
+
+    fn entry(index: u64, number: u64, name: &[u8]) -> (u64, Entry) {
+        let target = Key::new(number, INODE_ITEM, 0);
+        (index, Entry { target, kind: 1, name: name.to_vec(), value: Vec::new() })
+    }
+
+    #[test]
+    fn names_that_the_log_does_not_have_are_gone_and_those_of_others_stay() {
+        let now = vec![entry(2, 300, b"old"), entry(4, 301, b"other"), entry(5, 302, b"new")];
+        let all = log(0, b"new").entries(256, now, &|_| true);
+        let all: Vec<_> = all.into_iter().map(|(index, entry)| (index, entry.target.id, entry.name)).collect();
+        assert_eq!(all, [(3, 300, b"new".to_vec()), (4, 301, b"other".to_vec())]);
+    }
+
+    #[test]
+    fn content_ends_with_the_length_in_the_log() {
+        let piece = |at: u64, len: u64| Piece { at, len, what: What::Zero(None) };
+        let pieces =
+            log(10_000, b"new").pieces(4096, 300, vec![piece(0, 8192), piece(8192, 8192), piece(65_536, 4096)]);
+        assert_eq!(pieces, [piece(0, 8192), piece(8192, 4096)]);
+        assert_eq!(log(0, b"new").pieces(4096, 301, vec![piece(0, 8192)]), [piece(0, 8192)]);
     }
 }

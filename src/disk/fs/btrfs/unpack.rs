@@ -60,6 +60,12 @@ mod tests {
         }
         assert!(unpack(Packing::Lzo, &framed(16, 8), &mut [0; 3], 4096).is_err(), "more than the extent has");
         assert!(unpack(Packing::Lzo, &[], &mut into, 4096).is_err());
+        // In sectors of 64 bytes, the second length would stand at 62 to 66: it stands at 64.
+        let long = [&[67][..], &[b'x'; 50], &[17, 0, 0]].concat();
+        let two = [&76_u32.to_le_bytes()[..], &54_u32.to_le_bytes(), &long, &[0; 2], &8_u32.to_le_bytes(), &stream];
+        let mut into = [9; 56];
+        unpack(Packing::Lzo, &two.concat(), &mut into, 64).unwrap();
+        assert_eq!(into[..], [&[b'x'; 50][..], b"abcd\0\0"].concat());
         for packing in [Packing::Zlib, Packing::Zstd] {
             assert!(unpack(packing, b"nonsense", &mut into, 4096).is_err());
         }

@@ -97,7 +97,7 @@ impl View {
             }
         }
         if let Some(log) = &self.log {
-            pieces = log.pieces(&self.shared.pool, number, pieces);
+            pieces = log.pieces(self.block_size(), number, pieces);
         }
         (pieces, damaged)
     }
