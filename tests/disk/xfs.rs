@@ -78,14 +78,15 @@ fn version_4_is_read() {
     let temp = folder();
     let (big, proto) = (temp.path().join("big"), temp.path().join("proto"));
     fs::write(&big, noise(3_000_000, 3)).unwrap();
-    let (big_name, mut text) = (big.display().to_string(), "/none\n0 0\nd--755 0 0\n".to_owned());
-    text += &format!("big ---640 7 8 {big_name}\nlink l--777 0 0 big\nnode b--600 0 0 8 1\npipe p--600 0 0\n");
+    let mut lines =
+        vec!["/none".to_owned(), "0 0".into(), "d--755 0 0".into(), format!("big ---640 7 8 {}", big.display())];
+    lines.extend(["link l--777 0 0 big", "node b--600 0 0 8 1", "pipe p--600 0 0"].map(ToOwned::to_owned));
     for (directory, count) in [("short", 3), ("block", 30), ("leaf", 400), ("many", 3000)] {
-        text += &format!("{directory} d--755 0 0\n");
-        (0..count).for_each(|n| text += &format!("a-file-with-a-long-name-{n} ---644 0 0 /dev/null\n"));
-        text += "$\n";
+        lines.push(format!("{directory} d--755 0 0"));
+        lines.extend((0..count).map(|n| format!("a-file-with-a-long-name-{n} ---644 0 0 /dev/null")));
+        lines.push("$".to_owned());
     }
-    fs::write(&proto, text + "$\n").unwrap();
+    fs::write(&proto, lines.join("\n") + "\n$\n").unwrap();
     for args in
         [&["-m", "crc=0"][..], &["-m", "crc=0", "-n", "ftype=0", "-b", "size=1024", "-i", "attr=1,projid32bit=0"]]
     {
@@ -173,7 +174,9 @@ fn deleted_files_come_back_with_names_and_content() {
     // Mounted anew: the inodes were at their place before they were emptied.
     let again = mounted(&image, &temp.path().join("mnt"), "loop,noatime", |root| {
         kept.extend(want.iter().map(|path| (path.clone(), fs::read(root.join(path)).unwrap())));
-        want.iter().for_each(|path| fs::remove_file(root.join(path)).unwrap());
+        for path in &want {
+            fs::remove_file(root.join(path)).unwrap();
+        }
     });
     assert!(again);
     let count = |image: &Path, good: &dyn Fn(&[u8], &[u8]) -> bool| {

@@ -81,7 +81,9 @@ fn said(bytes: &Arc<dyn ReadAt>) -> String {
 fn small(root: &Path) {
     for (name, count) in [("block", 20), ("leaf", 250)] {
         fs::create_dir(root.join(name)).unwrap();
-        (0..count).for_each(|n| fs::write(root.join(format!("{name}/a file with a long name {n}")), "x").unwrap());
+        for n in 0..count {
+            fs::write(root.join(format!("{name}/a file with a long name {n}")), "x").unwrap();
+        }
     }
     fs::write(root.join("big"), content(100_000, 1)).unwrap();
     std::os::unix::fs::symlink("big", root.join("link")).unwrap();

@@ -104,6 +104,28 @@ pub(super) fn checksum_fits(bytes: &[u8], field: usize) -> bool {
     crc.to_le_bytes() == *sum
 }
 
+/// Bytes of a block, a sector and an inode, and the logarithm of the inodes in a block.
+fn sizes(fields: &Fields<'_>) -> Result<(u64, u64, u64, u8), ReadError> {
+    let block_log = fields.u8(120)?;
+    let block_size = u64::from(fields.be32(4)?);
+    if !(9..=16).contains(&block_log) || block_size != 1 << block_log {
+        return Err(fields.corrupt(4, "blocks of 512 bytes to 64 KiB", block_size));
+    }
+    let sector_size = u64::from(fields.be16(102)?);
+    if !(512..=32768).contains(&sector_size) || !sector_size.is_power_of_two() {
+        return Err(fields.corrupt(102, "sectors of 512 bytes to 32 KiB", sector_size));
+    }
+    let inode_size = u64::from(fields.be16(104)?);
+    if !(256..=2048).contains(&inode_size) || !inode_size.is_power_of_two() || inode_size > block_size {
+        return Err(fields.corrupt(104, "inodes of 256 to 2048 bytes", inode_size));
+    }
+    let inode_log = fields.u8(123)?;
+    if inode_log > 8 || block_size / inode_size != 1 << inode_log {
+        return Err(fields.corrupt(123, format_args!("{} inodes a block", block_size / inode_size), inode_log));
+    }
+    Ok((block_size, sector_size, inode_size, inode_log))
+}
+
 /// Blocks, blocks of a group, groups, and the bits of a block's number in its group.
 fn groups(fields: &Fields<'_>) -> Result<(u64, u32, u32, u8), ReadError> {
     let (blocks, ag_blocks, ag_count, ag_log) = (fields.be64(8)?, fields.be32(84)?, fields.be32(88)?, fields.u8(124)?);
@@ -222,28 +244,12 @@ impl Superblock {
     }
 
     fn geometry(fields: &Fields<'_>, v5: bool, version: u32) -> Result<Self, ReadError> {
-        let block_log = fields.u8(120)?;
-        let block_size = u64::from(fields.be32(4)?);
-        if !(9..=16).contains(&block_log) || block_size != 1 << block_log {
-            return Err(fields.corrupt(4, "blocks of 512 bytes to 64 KiB", block_size));
-        }
-        let sector_size = u64::from(fields.be16(102)?);
-        if !(512..=32768).contains(&sector_size) || !sector_size.is_power_of_two() {
-            return Err(fields.corrupt(102, "sectors of 512 bytes to 32 KiB", sector_size));
-        }
-        let inode_size = u64::from(fields.be16(104)?);
-        if !(256..=2048).contains(&inode_size) || !inode_size.is_power_of_two() || inode_size > block_size {
-            return Err(fields.corrupt(104, "inodes of 256 to 2048 bytes", inode_size));
-        }
-        let inode_log = fields.u8(123)?;
-        if inode_log > 8 || block_size / inode_size != 1 << inode_log {
-            return Err(fields.corrupt(123, format_args!("{} inodes a block", block_size / inode_size), inode_log));
-        }
+        let (block_size, sector_size, inode_size, inode_log) = sizes(fields)?;
         let (incompat, features2) = (if v5 { fields.be32(216)? } else { 0 }, fields.be32(200)?);
         let ftype = if v5 { incompat & FTYPE != 0 } else { version & 0x8000 != 0 && features2 & FTYPE2 != 0 };
         let (blocks, ag_blocks, ag_count, ag_log) = groups(fields)?;
         let dir_log = fields.u8(192)?;
-        if u32::from(dir_log) + u32::from(block_log) > 16 {
+        if dir_log > 7 || block_size << dir_log > 1 << 16 {
             return Err(fields.corrupt(192, "directory blocks of at most 64 KiB", dir_log));
         }
         let this = Self {
