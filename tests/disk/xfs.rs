@@ -1,7 +1,7 @@
 //! XFS: every file equals what the kernel's own mount says, in every form that structures have.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -111,8 +111,8 @@ fn version_4_is_read() {
     }
 }
 
-/// Changes of every kind, a part of them already at its place.
-fn busy(root: &Path) {
+/// Changes of every kind, a part of them already at its place. The file that is open has no name any more.
+fn busy(root: &Path) -> Option<File> {
     let sync = || assert!(Command::new("sync").arg("-f").arg(root).status().unwrap().success());
     fs::create_dir(root.join("one")).unwrap();
     for n in 0..400 {
@@ -135,8 +135,12 @@ fn busy(root: &Path) {
     pieces(&root.join("more pieces"), 500);
     std::os::unix::fs::symlink("x/".repeat(300), root.join("link")).unwrap();
     tool("mknod", [root.join("device").into_os_string(), "c".into(), "5".into(), "1".into()]);
+    let open = File::create_new(root.join("open")).unwrap();
+    open.write_all_at(&noise(10_000, 9), 0).unwrap();
+    fs::remove_file(root.join("open")).unwrap();
     sync();
     fs::write(root.join("last"), "word").unwrap();
+    Some(open)
 }
 
 #[test]
@@ -147,6 +151,10 @@ fn a_dirty_log_is_replayed_as_the_kernel_does_and_only_in_memory() {
         let fs = open(&image);
         assert!(fs.is_whole(), "{args:?}: {:?}", fs.odd());
         assert!(same(fs.as_ref(), &want) > 900, "{args:?}");
+        let lost = fs.lost().unwrap();
+        let orphans: Vec<_> = lost.iter().filter(|lost| lost.state == State::Orphan).collect();
+        let [orphan] = orphans[..] else { panic!("{} orphans", orphans.len()) };
+        assert!(read(orphan.content.as_ref().unwrap().as_ref()) == noise(10_000, 9) && orphan.node.links == 0);
         let name = image.display().to_string();
         let (raw, _) = impound(["disk", "--no-journal", &name, "fs"]);
         assert!(raw.contains("not replayed, as asked"), "{raw}");

@@ -190,7 +190,12 @@ fn each_kind_of_damage_is_told_by_name() {
 
 #[test]
 fn no_damage_of_xfs_stops_the_program() {
-    let Some((_temp, path, _)) = dirty(&["-d", "agcount=2"], small) else { return };
+    let Some((_temp, path, _)) = dirty(&["-d", "agcount=2"], |root| {
+        small(root);
+        None
+    }) else {
+        return;
+    };
     let (below, image, began) = (bytes(&path), std::fs::read(&path).unwrap(), Instant::now());
     // What has a magic is metadata; so is the log, of which some sectors have one.
     let metadata = |sector: &[u8]| {
