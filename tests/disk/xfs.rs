@@ -1,7 +1,7 @@
 //! XFS: every file equals what the kernel's own mount says, in every form that structures have.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -78,17 +78,15 @@ fn version_4_is_read() {
     let temp = folder();
     let (big, proto) = (temp.path().join("big"), temp.path().join("proto"));
     fs::write(&big, noise(3_000_000, 3)).unwrap();
-    let (big_name, mut text) = (big.display().to_string(), "/none\n0 0\nd--755 0 0\n".to_owned());
-    let mut add = |line: &str| text.push_str(line);
-    add(&format!("big ---640 7 8 {big_name}\nlink l--777 0 0 big\nnode b--600 0 0 8 1\npipe p--600 0 0\n"));
+    let mut lines =
+        vec!["/none".to_owned(), "0 0".into(), "d--755 0 0".into(), format!("big ---640 7 8 {}", big.display())];
+    lines.extend(["link l--777 0 0 big", "node b--600 0 0 8 1", "pipe p--600 0 0"].map(ToOwned::to_owned));
     for (directory, count) in [("short", 3), ("block", 30), ("leaf", 400), ("many", 3000)] {
-        add(&format!("{directory} d--755 0 0\n"));
-        for n in 0..count {
-            add(&format!("a-file-with-a-long-name-{n} ---644 0 0 /dev/null\n"));
-        }
-        add("$\n");
+        lines.push(format!("{directory} d--755 0 0"));
+        lines.extend((0..count).map(|n| format!("a-file-with-a-long-name-{n} ---644 0 0 /dev/null")));
+        lines.push("$".to_owned());
     }
-    fs::write(&proto, text + "$\n").unwrap();
+    fs::write(&proto, lines.join("\n") + "\n$\n").unwrap();
     for args in
         [&["-m", "crc=0"][..], &["-m", "crc=0", "-n", "ftype=0", "-b", "size=1024", "-i", "attr=1,projid32bit=0"]]
     {
@@ -113,8 +111,8 @@ fn version_4_is_read() {
     }
 }
 
-/// Changes of every kind, a part of them already at its place.
-fn busy(root: &Path) {
+/// Changes of every kind, a part of them already at its place. The file that is open has no name any more.
+fn busy(root: &Path) -> Option<File> {
     let sync = || assert!(Command::new("sync").arg("-f").arg(root).status().unwrap().success());
     fs::create_dir(root.join("one")).unwrap();
     for n in 0..400 {
@@ -137,8 +135,12 @@ fn busy(root: &Path) {
     pieces(&root.join("more pieces"), 500);
     std::os::unix::fs::symlink("x/".repeat(300), root.join("link")).unwrap();
     tool("mknod", [root.join("device").into_os_string(), "c".into(), "5".into(), "1".into()]);
+    let open = File::create_new(root.join("open")).unwrap();
+    open.write_all_at(&noise(10_000, 9), 0).unwrap();
+    fs::remove_file(root.join("open")).unwrap();
     sync();
     fs::write(root.join("last"), "word").unwrap();
+    Some(open)
 }
 
 #[test]
@@ -149,6 +151,10 @@ fn a_dirty_log_is_replayed_as_the_kernel_does_and_only_in_memory() {
         let fs = open(&image);
         assert!(fs.is_whole(), "{args:?}: {:?}", fs.odd());
         assert!(same(fs.as_ref(), &want) > 900, "{args:?}");
+        let lost = fs.lost().unwrap();
+        let orphans: Vec<_> = lost.iter().filter(|lost| lost.state == State::Orphan).collect();
+        let [orphan] = orphans[..] else { panic!("{} orphans", orphans.len()) };
+        assert!(read(orphan.content.as_ref().unwrap().as_ref()) == noise(10_000, 9) && orphan.node.links == 0);
         let name = image.display().to_string();
         let (raw, _) = impound(["disk", "--no-journal", &name, "fs"]);
         assert!(raw.contains("not replayed, as asked"), "{raw}");

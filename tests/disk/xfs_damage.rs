@@ -81,7 +81,9 @@ fn said(bytes: &Arc<dyn ReadAt>) -> String {
 fn small(root: &Path) {
     for (name, count) in [("block", 20), ("leaf", 250)] {
         fs::create_dir(root.join(name)).unwrap();
-        (0..count).for_each(|n| fs::write(root.join(format!("{name}/a file with a long name {n}")), "x").unwrap());
+        for n in 0..count {
+            fs::write(root.join(format!("{name}/a file with a long name {n}")), "x").unwrap();
+        }
     }
     fs::write(root.join("big"), content(100_000, 1)).unwrap();
     std::os::unix::fs::symlink("big", root.join("link")).unwrap();
@@ -188,7 +190,12 @@ fn each_kind_of_damage_is_told_by_name() {
 
 #[test]
 fn no_damage_of_xfs_stops_the_program() {
-    let Some((_temp, path, _)) = dirty(&["-d", "agcount=2"], small) else { return };
+    let Some((_temp, path, _)) = dirty(&["-d", "agcount=2"], |root| {
+        small(root);
+        None
+    }) else {
+        return;
+    };
     let (below, image, began) = (bytes(&path), std::fs::read(&path).unwrap(), Instant::now());
     // What has a magic is metadata; so is the log, of which some sectors have one.
     let metadata = |sector: &[u8]| {

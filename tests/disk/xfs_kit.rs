@@ -236,15 +236,16 @@ pub(crate) fn attributed(root: &Path) {
 }
 
 /// A small file system that the kernel filled and had to leave in the middle, and what the kernel's own replay makes of it.
+/// The file that `work` gives stays open to the end.
 pub(crate) fn dirty(
     args: &[&str],
-    work: impl FnOnce(&Path),
+    work: impl FnOnce(&Path) -> Option<File>,
 ) -> Option<(tempfile::TempDir, PathBuf, BTreeMap<Vec<u8>, Truth>)> {
     let temp = folder();
     let (image, copy, at) = (temp.path().join("disk.img"), temp.path().join("copy.img"), temp.path().join("mnt"));
     make(&image, &[&["--unsupported"], args].concat(), 64 << 20);
     let left = mounted(&image, "loop,noatime", &at, |root| {
-        work(root);
+        let _open = work(root);
         tool("xfs_io", [OsStr::new("-x"), OsStr::new("-c"), OsStr::new("shutdown -f"), root.as_os_str()]);
     });
     if !left {

@@ -60,6 +60,23 @@ struct Tree {
 const INODES: Tree = Tree { what: "xfs inode tree", magic: [b"IABT", b"IAB3"], record: 16, key: 4 };
 const FREE: Tree = Tree { what: "xfs free space tree", magic: [b"ABTB", b"AB3B"], record: 8, key: 8 };
 
+impl Tree {
+    /// Of a block that should be of `level`: where its records or keys begin, how many there are, how many could be.
+    fn layout(&self, disk: &Disk, fields: &Fields<'_>, level: u16) -> Result<(usize, usize, usize), ReadError> {
+        let (head, magic) = if disk.sb.v5 { (56, self.magic[1]) } else { (16, self.magic[0]) };
+        if fields.slice(0, 4)? != magic || fields.be16(4)? != level {
+            let found = crate::image::hex(fields.slice(0, 6)?);
+            return Err(fields.corrupt(0, format_args!("a node of level {level}"), found));
+        }
+        let size = if level == 0 { self.record } else { self.key + 4 };
+        let (count, room) = (usize::from(fields.be16(6)?), (fields.bytes().len() - head) / size);
+        if count > room {
+            return Err(fields.corrupt(6, format_args!("at most {room} records"), count));
+        }
+        Ok((head, count, room))
+    }
+}
+
 impl Group {
     fn read(disk: &Disk, number: u32) -> Self {
         let mut group = Self::default();
@@ -213,23 +230,13 @@ fn walk(
         let at = disk.sb.linear(group, block).saturating_mul(disk.sb.block_size);
         let bytes = disk.structure(tree.what, at, disk.sb.block_len())?;
         let fields = Fields::new(tree.what, at, &bytes);
-        let (head, magic) = if disk.sb.v5 { (56, tree.magic[1]) } else { (16, tree.magic[0]) };
-        if fields.slice(0, 4)? != magic || fields.be16(4)? != level {
-            let found = crate::image::hex(fields.slice(0, 6)?);
-            return Err(fields.corrupt(0, format_args!("a node of level {level}"), found));
-        }
         if !disk.sound(at, &bytes, 52) {
             odd.push(format!("the checksum of the {} block at {at:#x} does not fit", tree.what));
         }
-        let count = usize::from(fields.be16(6)?);
-        let size = if level == 0 { tree.record } else { tree.key + 4 };
-        let room = (bytes.len() - head) / size;
-        if count > room {
-            return Err(fields.corrupt(6, format_args!("at most {room} records"), count));
-        }
+        let (head, count, room) = tree.layout(disk, &fields, level)?;
         for index in 0..count {
             if level == 0 {
-                take(&fields, head + index * size)?;
+                take(&fields, head + index * tree.record)?;
             } else {
                 waiting.push((fields.be32(head + room * tree.key + index * 4)?, level - 1));
             }

@@ -62,6 +62,8 @@ pub(super) struct Inode {
     /// Extended attributes; none if there is no fork.
     pub(super) attr: Option<Fork>,
     pub(super) realtime: bool,
+    /// The file system's own, below a directory that no file is in.
+    pub(super) is_metadata: bool,
     /// All bytes behind the fixed fields: of a file that is gone, what was there.
     pub(super) literal: Vec<u8>,
 }
@@ -111,6 +113,7 @@ impl Inode {
             data: Fork { format: fields.u8(5)?, extents, bytes: literal.clone() },
             attr: None,
             realtime: fields.be16(90)? & REALTIME != 0,
+            is_metadata: flags2 & METADATA != 0,
             literal,
         };
         this.split(usize::from(fields.u8(82)?) * 8, fields.u8(83)?, attr_extents);

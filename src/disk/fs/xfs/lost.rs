@@ -69,25 +69,21 @@ pub(super) fn all(fs: &Xfs) -> Result<Vec<Lost>, ReadError> {
 /// What of one number is lost.
 fn states(fs: &Xfs, known: &Known, number: u64, lost: &mut Vec<Lost>) {
     let now = fs.inode(number).ok();
-    let live = now.as_ref().is_some_and(|now| now.node.allocated && now.node.links > 0);
-    let old = known.old.get(&number).map(Vec::as_slice).unwrap_or_default();
     let mut told = HashSet::new();
-    if live {
-        told.extend(now.as_ref().map(|now| now.node.generation));
+    if let Some(now) = now.as_ref().filter(|now| now.node.allocated) {
+        told.insert(now.node.generation);
+        if !known.named.contains(&number) && !now.is_metadata && !fs.disk.sb.own_inodes.contains(&number) {
+            lost.push(one(fs, known, now, State::Orphan, "inode".to_owned()));
+        }
     }
-    for Old { inode, source } in old {
+    for Old { inode, source } in known.old.get(&number).map(Vec::as_slice).unwrap_or_default() {
         if told.insert(inode.node.generation) {
             lost.push(one(fs, known, inode, State::Deleted, source.clone()));
         }
     }
-    let Some(now) = now.filter(|_| !live) else { return };
-    if now.node.allocated {
-        lost.push(one(fs, known, &now, State::Orphan, "inode".to_owned()));
-        return;
-    }
+    let Some(now) = now.filter(|now| !now.node.allocated) else { return };
     // A generation ends with the inode: what is free already has the next one.
-    let bare = now.literal.iter().all(|byte| *byte == 0);
-    if told.contains(&now.node.generation) || told.contains(&now.node.generation.wrapping_sub(1)) || bare {
+    if told.contains(&now.node.generation) || told.contains(&now.node.generation.wrapping_sub(1)) {
         return;
     }
     if let Some(left) = left_in_place(fs, now) {
@@ -121,6 +117,7 @@ fn live(fs: &Xfs) -> Result<Known, ReadError> {
     let mut known = Known::default();
     let root = fs.disk.sb.root;
     known.paths.insert(root, Vec::new());
+    known.named.insert(root);
     let mut numbers = HashMap::from([(Vec::new(), root)]);
     let how = How { recursive: true, deleted: true };
     walk::walk::<ReadError>(fs, (root, b"/"), how, &mut |_| {}, &mut |found| {

@@ -72,6 +72,9 @@ pub(super) struct Superblock {
     pub(super) root: u64,
     pub(super) log_start: u64,
     pub(super) log_blocks: u32,
+    /// What the file system keeps for itself: bitmap and summary of the realtime section, quotas of users, groups and
+    /// projects.
+    pub(super) own_inodes: [u64; 5],
     /// As metadata carries it.
     pub(super) uuid: [u8; 16],
     /// Directories tell what a name is.
@@ -102,6 +105,28 @@ pub(super) fn checksum_fits(bytes: &[u8], field: usize) -> bool {
     };
     let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(front), &[0; 4]), rest);
     crc.to_le_bytes() == *sum
+}
+
+/// Bytes of a block, a sector and an inode, and the logarithm of the inodes in a block.
+fn sizes(fields: &Fields<'_>) -> Result<(u64, u64, u64, u8), ReadError> {
+    let block_log = fields.u8(120)?;
+    let block_size = u64::from(fields.be32(4)?);
+    if !(9..=16).contains(&block_log) || block_size != 1 << block_log {
+        return Err(fields.corrupt(4, "blocks of 512 bytes to 64 KiB", block_size));
+    }
+    let sector_size = u64::from(fields.be16(102)?);
+    if !(512..=32768).contains(&sector_size) || !sector_size.is_power_of_two() {
+        return Err(fields.corrupt(102, "sectors of 512 bytes to 32 KiB", sector_size));
+    }
+    let inode_size = u64::from(fields.be16(104)?);
+    if !(256..=2048).contains(&inode_size) || !inode_size.is_power_of_two() || inode_size > block_size {
+        return Err(fields.corrupt(104, "inodes of 256 to 2048 bytes", inode_size));
+    }
+    let inode_log = fields.u8(123)?;
+    if inode_log > 8 || block_size / inode_size != 1 << inode_log {
+        return Err(fields.corrupt(123, format_args!("{} inodes a block", block_size / inode_size), inode_log));
+    }
+    Ok((block_size, sector_size, inode_size, inode_log))
 }
 
 /// Blocks, blocks of a group, groups, and the bits of a block's number in its group.
@@ -222,28 +247,12 @@ impl Superblock {
     }
 
     fn geometry(fields: &Fields<'_>, v5: bool, version: u32) -> Result<Self, ReadError> {
-        let block_log = fields.u8(120)?;
-        let block_size = u64::from(fields.be32(4)?);
-        if !(9..=16).contains(&block_log) || block_size != 1 << block_log {
-            return Err(fields.corrupt(4, "blocks of 512 bytes to 64 KiB", block_size));
-        }
-        let sector_size = u64::from(fields.be16(102)?);
-        if !(512..=32768).contains(&sector_size) || !sector_size.is_power_of_two() {
-            return Err(fields.corrupt(102, "sectors of 512 bytes to 32 KiB", sector_size));
-        }
-        let inode_size = u64::from(fields.be16(104)?);
-        if !(256..=2048).contains(&inode_size) || !inode_size.is_power_of_two() || inode_size > block_size {
-            return Err(fields.corrupt(104, "inodes of 256 to 2048 bytes", inode_size));
-        }
-        let inode_log = fields.u8(123)?;
-        if inode_log > 8 || block_size / inode_size != 1 << inode_log {
-            return Err(fields.corrupt(123, format_args!("{} inodes a block", block_size / inode_size), inode_log));
-        }
+        let (block_size, sector_size, inode_size, inode_log) = sizes(fields)?;
         let (incompat, features2) = (if v5 { fields.be32(216)? } else { 0 }, fields.be32(200)?);
         let ftype = if v5 { incompat & FTYPE != 0 } else { version & 0x8000 != 0 && features2 & FTYPE2 != 0 };
         let (blocks, ag_blocks, ag_count, ag_log) = groups(fields)?;
         let dir_log = fields.u8(192)?;
-        if u32::from(dir_log) + u32::from(block_log) > 16 {
+        if dir_log > 7 || block_size << dir_log > 1 << 16 {
             return Err(fields.corrupt(192, "directory blocks of at most 64 KiB", dir_log));
         }
         let this = Self {
@@ -260,6 +269,7 @@ impl Superblock {
             root: fields.be64(56)?,
             log_start: fields.be64(48)?,
             log_blocks: fields.be32(96)?,
+            own_inodes: [fields.be64(64)?, fields.be64(72)?, fields.be64(160)?, fields.be64(168)?, fields.be64(232)?],
             uuid: fields.array(if incompat & META_UUID != 0 { 248 } else { 32 })?,
             ftype,
             facts: Vec::new(),
