@@ -315,6 +315,27 @@ fn every_backend_in_the_folder_has_its_row() {
     assert!(impound_backends::ALL.len() >= backends);
 }
 
+#[test]
+fn every_fuzz_target_is_one_of_its_own() {
+    let manifest = fs::read_to_string(root().join("fuzz/Cargo.toml")).unwrap();
+    let mut targets: Vec<_> = manifest
+        .split("[[bin]]")
+        .skip(1)
+        .map(|bin| {
+            let keys = bin.lines().filter(|line| line.contains('=')).count();
+            let name = bin.lines().find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')).unwrap();
+            assert!(keys == 4 && bin.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{bin}");
+            name.to_owned()
+        })
+        .collect();
+    targets.sort();
+    let list = fs::read_dir(root().join("fuzz/fuzz_targets")).unwrap();
+    let mut files: Vec<_> =
+        list.map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    files.sort();
+    assert_eq!(targets, files);
+}
+
 /// Rows of a list against the files beside it. Files that hold no row of their own are named.
 fn rows(list: &str, folder: &str, without: &[&str]) -> usize {
     let text = code_of(&fs::read_to_string(root().join(list)).unwrap());

@@ -2,12 +2,10 @@
 //! are made to fit first: else nothing behind them would ever be met.
 #![no_main]
 
-use std::sync::Arc;
-
-use impound::disk::fs::{self, Filesystem, Options};
-use impound::disk::walk::{How, walk};
-use impound::image::{InMemory, ReadAt, ReadError};
 use libfuzzer_sys::fuzz_target;
+
+#[path = "../filesystem.rs"]
+mod filesystem;
 
 const SUPERBLOCK: usize = 0x1_0000;
 
@@ -25,27 +23,8 @@ fn mend(image: &mut [u8]) {
     }
 }
 
-fn look(fs: &dyn Filesystem) {
-    let how = How { recursive: true, deleted: true };
-    let _ = walk::<ReadError>(fs, (fs.root(), b"/"), how, &mut |_| {}, &mut |found| {
-        let inode = found.entry.inode;
-        let _ = (fs.slack(inode), fs.target(inode), fs.runs(inode));
-        if let Ok(content) = fs.content(inode) {
-            let mut part = vec![0; content.len().min(4096) as usize];
-            let _ = content.read_at(0, &mut part);
-        }
-        Ok(())
-    });
-    let _ = fs.lost();
-}
-
 fuzz_target!(|bytes: &[u8]| {
     let mut image = bytes.to_vec();
     mend(&mut image);
-    let disk: Arc<dyn ReadAt> = Arc::new(InMemory(image));
-    let Ok(Some(fs)) = fs::open(&disk, Options::default()) else { return };
-    look(fs.as_ref());
-    for one in fs.subvolumes().unwrap_or_default() {
-        look(one.fs.as_ref());
-    }
+    filesystem::explore("btrfs", &image);
 });

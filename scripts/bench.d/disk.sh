@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # $work and $impound are set by prepare
 # scripts/bench disk [--rounds N] [--files N] [--output FILE]
 #
 # An ext4 image with N small files, and one with a few large ones, read from the page cache: listed, put in order of time,
@@ -16,12 +16,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 
-scripts/install test
-cargo build --release --locked
-impound=${CARGO_TARGET_DIR:-$root/target}/release/impound
-work=$root/target/bench
-rm -rf "$work"
-mkdir -p "$work/numbers"
+prepare
 trap 'rm -rf "$work"/small* "$work"/large* "$work"/out*' EXIT
 
 # Files of 0 to 3000 bytes, a hundred in a folder, the same each time.

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # $work and $impound are set by prepare
 # scripts/bench image [--rounds N] [--size MIB] [--output FILE]
 #
 # A disk of SIZE MiB, half of it text and the rest random bytes and zeros, in every wrapping that has a peer; read from the
@@ -15,12 +15,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 
-scripts/install test
-cargo build --release --locked
-impound=${CARGO_TARGET_DIR:-$root/target}/release/impound
-work=$root/target/bench
-rm -rf "$work"
-mkdir -p "$work/numbers"
+prepare
 trap 'rm -rf "$work"/disk* "$work"/copy*' EXIT
 
 make_disk() {

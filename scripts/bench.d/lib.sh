@@ -10,6 +10,16 @@ say() {
     echo "bench: [$SECONDS s] $*" >&2
 }
 
+# prepare: the tools, impound as it is shipped, and an empty place for the work.
+prepare() {
+    scripts/install test
+    cargo build --release --locked
+    impound=${CARGO_TARGET_DIR:-$root/target}/release/impound
+    work=$root/target/bench
+    rm -rf "$work"
+    mkdir -p "$work/numbers"
+}
+
 # put NAME VALUE: one measurement.
 put() {
     echo "$2" >>"$work/numbers/$1"

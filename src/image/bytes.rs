@@ -65,10 +65,15 @@ impl Extent {
 
 /// Fails unless `want` bytes at `at` lie inside `len`.
 pub(super) fn within(len: u64, at: u64, want: u64) -> Result<(), ReadError> {
+    inside("image", len, at, want)
+}
+
+/// The same for what is no image: `what` is it that ends.
+pub(crate) fn inside(what: &str, len: u64, at: u64, want: u64) -> Result<(), ReadError> {
     if at.checked_add(want).is_some_and(|end| end <= len) {
         return Ok(());
     }
-    Err(ReadError::caller(format!("read {want} bytes at {at:#x}"), format!("the image ends at {len:#x}")))
+    Err(ReadError::caller(format!("read {want} bytes at {at:#x}"), format!("the {what} ends at {len:#x}")))
 }
 
 /// Bytes in memory: for tests, and for what a format keeps inside itself.

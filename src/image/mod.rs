@@ -23,6 +23,7 @@ pub mod stream;
 use std::path::Path;
 use std::sync::Arc;
 
+pub(crate) use bytes::inside;
 pub use bytes::{Extent, InMemory, Kind, Part, ReadAt, read_vec};
 pub use error::{ReadError, reason};
 pub(crate) use file::FileBytes;

@@ -39,21 +39,16 @@ impl Sshd {
         let folder = TempDir::new().expect("no folder");
         keygen(&folder.path().join("host"), "");
         keygen(&folder.path().join("id"), "");
-        Self::with(folder, extra)
-    }
-
-    fn with(folder: TempDir, extra: &str) -> Self {
         let at = |name: &str| folder.path().join(name);
         fs::copy(at("id.pub"), at("authorized")).expect("no key");
         // A server that runs as root wants this folder.
         let _ = fs::create_dir_all("/run/sshd");
         let config = format!(
             "{extra}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n\
-             PasswordAuthentication no\nKbdInteractiveAuthentication no\nAcceptEnv -\nMaxStartups 1000\nSubsystem sftp internal-sftp\n",
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 1000\nSubsystem sftp internal-sftp\n",
             at("host").display(),
             at("authorized").display(),
-        )
-        .replace("AcceptEnv -\n", "");
+        );
         fs::write(at("sshd_config"), config).expect("no configuration");
         let listener = TcpListener::bind("127.0.0.1:0").expect("no port");
         let port = listener.local_addr().expect("no address").port();

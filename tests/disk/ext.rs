@@ -17,7 +17,7 @@ pub(crate) fn files(fs: &dyn Filesystem) -> BTreeMap<Vec<u8>, u64> {
     walk::<ReadError>(fs, (fs.root(), b"/"), how, &mut odd, &mut |found| {
         assert_eq!(found.entry.state, State::Allocated);
         let node = found.node?;
-        assert!(node.odd.is_empty(), "{:?}", node.odd);
+        assert!(node.odd.is_empty() && node.allocated, "{}: {:?}", node.inode, node.odd);
         assert!(node.kind == found.entry.kind || found.entry.kind.is_none());
         all.insert(found.path, node.inode);
         Ok(())

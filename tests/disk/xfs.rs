@@ -9,8 +9,9 @@ use std::process::Command;
 use impound::disk::fs::{Confidence, FileKind, Run, State};
 use impound::disk::walk::find;
 
+use crate::ext::files;
 use crate::kit::{folder, impound, mounted, open, read, tool};
-use crate::xfs_kit::{attributed, dirty, fill, filled, found, make, noise, pieces, same, truth};
+use crate::xfs_kit::{attributed, dirty, fill, filled, make, noise, pieces, same, truth};
 
 #[test]
 fn every_file_is_what_the_kernel_says() {
@@ -94,7 +95,7 @@ fn version_4_is_read() {
         make(&image, &[args, &["-p", &proto.to_string_lossy()]].concat(), 320 << 20);
         let fs = open(&image);
         assert!(fs.odd().is_empty() && fs.is_whole(), "{args:?}: {:?}", fs.odd());
-        let all = found(fs.as_ref());
+        let all = files(fs.as_ref());
         assert_eq!(all.len(), 3433 + 8, "{args:?}");
         let inode = find(fs.as_ref(), b"/big").unwrap();
         let node = fs.node(inode).unwrap();
@@ -112,7 +113,7 @@ fn version_4_is_read() {
 }
 
 /// Changes of every kind, a part of them already at its place. The file that is open has no name any more.
-fn busy(root: &Path) -> Option<File> {
+fn busy(root: &Path) -> File {
     let sync = || assert!(Command::new("sync").arg("-f").arg(root).status().unwrap().success());
     fs::create_dir(root.join("one")).unwrap();
     for n in 0..400 {
@@ -140,13 +141,13 @@ fn busy(root: &Path) -> Option<File> {
     fs::remove_file(root.join("open")).unwrap();
     sync();
     fs::write(root.join("last"), "word").unwrap();
-    Some(open)
+    open
 }
 
 #[test]
 fn a_dirty_log_is_replayed_as_the_kernel_does_and_only_in_memory() {
     for args in [&[][..], &["-b", "size=1024", "-m", "bigtime=0"], &["-m", "rmapbt=1", "-i", "nrext64=1"]] {
-        let Some((_temp, image, want)) = dirty(args, busy) else { return };
+        let Some((_temp, image, want)) = dirty(args, |root| Some(busy(root))) else { return };
         let before = fs::read(&image).unwrap();
         let fs = open(&image);
         assert!(fs.is_whole(), "{args:?}: {:?}", fs.odd());

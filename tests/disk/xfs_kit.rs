@@ -8,11 +8,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use impound::disk::fs::{FileKind, Filesystem, State};
-use impound::disk::walk::{How, walk};
-use impound::image::ReadError;
+use impound::disk::fs::{FileKind, Filesystem};
 use jiff::Timestamp;
 
+use crate::ext::files;
 use crate::kit::{folder, mounted, read, tool};
 
 /// Files longer than this are compared in parts.
@@ -78,26 +77,9 @@ fn attributes(path: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// What we find, path by path.
-pub(crate) fn found(fs: &dyn Filesystem) -> BTreeMap<Vec<u8>, u64> {
-    let mut all = BTreeMap::new();
-    let how = How { recursive: true, deleted: false };
-    let mut odd = |line: String| panic!("{line}");
-    walk::<ReadError>(fs, (fs.root(), b"/"), how, &mut odd, &mut |found| {
-        assert_eq!(found.entry.state, State::Allocated);
-        let node = found.node?;
-        assert!(node.odd.is_empty() && node.allocated, "{}: {:?}", node.inode, node.odd);
-        assert!(node.kind == found.entry.kind || found.entry.kind.is_none());
-        all.insert(found.path, node.inode);
-        Ok(())
-    })
-    .unwrap();
-    all
-}
-
 /// Every file is what the kernel said; gives how many there are.
 pub(crate) fn same(fs: &dyn Filesystem, truth: &BTreeMap<Vec<u8>, Truth>) -> usize {
-    let all = found(fs);
+    let all = files(fs);
     let names = |all: &mut dyn Iterator<Item = &Vec<u8>>| all.cloned().collect::<Vec<_>>();
     assert!(names(&mut all.keys()) == names(&mut truth.keys()), "other names");
     for (path, want) in truth {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Run;
-use crate::image::{Extent, Kind, ReadAt, ReadError};
+use crate::image::{Extent, Kind, ReadAt, ReadError, inside};
 use impound_backends::Why;
 
 /// See the module.
@@ -46,13 +46,6 @@ impl Content {
         let next = self.runs.get(index).map_or(self.len, |run| run.logical.saturating_mul(self.block).min(self.len));
         (Extent { at, len: next.saturating_sub(at).max(1), kind: hole() }, 0)
     }
-
-    fn within(&self, at: u64, want: u64) -> Result<(), ReadError> {
-        if at.checked_add(want).is_some_and(|end| end <= self.len) {
-            return Ok(());
-        }
-        Err(ReadError::caller(format!("read {want} bytes at {at:#x}"), format!("the file ends at {:#x}", self.len)))
-    }
 }
 
 impl ReadAt for Content {
@@ -61,7 +54,7 @@ impl ReadAt for Content {
     }
 
     fn read_at(&self, mut at: u64, mut into: &mut [u8]) -> Result<(), ReadError> {
-        self.within(at, into.len() as u64)?;
+        inside("file", self.len, at, into.len() as u64)?;
         while !into.is_empty() {
             let (extent, from) = self.piece(at);
             let here = crate::disk::us(extent.len).min(into.len());
@@ -78,7 +71,7 @@ impl ReadAt for Content {
     }
 
     fn extent(&self, at: u64) -> Result<Extent, ReadError> {
-        self.within(at, 1)?;
+        inside("file", self.len, at, 1)?;
         let (extent, from) = self.piece(at);
         if extent.kind != Kind::Data {
             return Ok(extent);

@@ -56,6 +56,20 @@ impl FileKind {
         })
     }
 
+    /// As directories of ext, XFS and btrfs number it.
+    pub fn of_entry(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::File,
+            2 => Self::Directory,
+            3 => Self::CharDevice,
+            4 => Self::BlockDevice,
+            5 => Self::Fifo,
+            6 => Self::Socket,
+            7 => Self::Link,
+            _ => return None,
+        })
+    }
+
     /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {

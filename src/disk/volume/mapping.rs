@@ -7,7 +7,7 @@ use std::sync::Arc;
 use impound_backends::Why;
 
 use crate::disk::us;
-use crate::image::{Extent, Kind, ReadAt, ReadError};
+use crate::image::{Extent, Kind, ReadAt, ReadError, inside};
 
 /// Something that pieces lie on.
 pub(super) struct Source {
@@ -121,13 +121,6 @@ impl Mapping {
             },
         }
     }
-
-    fn within(&self, at: u64, want: u64) -> Result<(), ReadError> {
-        if at.checked_add(want).is_some_and(|end| end <= self.len) {
-            return Ok(());
-        }
-        Err(ReadError::caller(format!("read {want} bytes at {at:#x}"), format!("the volume ends at {:#x}", self.len)))
-    }
 }
 
 impl ReadAt for Mapping {
@@ -136,7 +129,7 @@ impl ReadAt for Mapping {
     }
 
     fn read_at(&self, mut at: u64, mut into: &mut [u8]) -> Result<(), ReadError> {
-        self.within(at, into.len() as u64)?;
+        inside("volume", self.len, at, into.len() as u64)?;
         while !into.is_empty() {
             let (here, len) = self.place(at);
             let (now, rest) = into.split_at_mut(us(len).clamp(1, into.len()));
@@ -152,7 +145,7 @@ impl ReadAt for Mapping {
     }
 
     fn extent(&self, at: u64) -> Result<Extent, ReadError> {
-        self.within(at, 1)?;
+        inside("volume", self.len, at, 1)?;
         let (here, len) = self.place(at);
         Ok(match here {
             Here::Zero => Extent { at, len, kind: Kind::Zero },

@@ -19,7 +19,6 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -33,7 +32,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-pub use command::{Command, quoted};
+pub use command::Command;
 pub use destination::Destination;
 
 use crate::{Access, BackendError, Kind, WireEntry, WireLog};
@@ -404,13 +403,4 @@ impl AsyncWrite for Running {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
-}
-
-/// Is this address one that is reached by SSH: does its path name a file there?
-pub fn path_there(path: &str, example: &str) -> Result<String, BackendError> {
-    if Path::new(path).is_absolute() {
-        return Ok(path.to_owned());
-    }
-    Err(BackendError::caller("read the target's address", path, "no absolute path follows the host")
-        .advise(example.to_owned()))
 }

@@ -12,7 +12,7 @@ use super::tree::Tree;
 use super::unpack::unpack;
 use crate::disk::us;
 use crate::image::cache::Cache;
-use crate::image::{Extent, Kind, ReadAt, ReadError};
+use crate::image::{Extent, Kind, ReadAt, ReadError, inside};
 
 /// Bytes that are read and checked together: what a compressed extent holds at most.
 const UNIT: u64 = LONGEST;
@@ -177,13 +177,6 @@ impl Content {
         }
         (len, Kind::Gap(Why::Unreadable(self.pool.why(address))))
     }
-
-    fn within(&self, at: u64, want: u64) -> Result<(), ReadError> {
-        if at.checked_add(want).is_some_and(|end| end <= self.len) {
-            return Ok(());
-        }
-        Err(ReadError::caller(format!("read {want} bytes at {at:#x}"), format!("the file ends at {:#x}", self.len)))
-    }
 }
 
 impl ReadAt for Content {
@@ -192,7 +185,7 @@ impl ReadAt for Content {
     }
 
     fn read_at(&self, mut at: u64, mut into: &mut [u8]) -> Result<(), ReadError> {
-        self.within(at, into.len() as u64)?;
+        inside("file", self.len, at, into.len() as u64)?;
         while !into.is_empty() {
             let (piece, zeros) = match self.find(at) {
                 Ok(piece) if matches!(piece.what, What::Zero(_)) => (None, piece.end() - at),
@@ -217,7 +210,7 @@ impl ReadAt for Content {
     }
 
     fn extent(&self, at: u64) -> Result<Extent, ReadError> {
-        self.within(at, 1)?;
+        inside("file", self.len, at, 1)?;
         let (len, kind) = match self.find(at) {
             Err(next) => (next - at, self.hole()),
             Ok(piece) => match &piece.what {

@@ -168,22 +168,10 @@ pub(super) fn entries(item: &Item) -> Result<Vec<Entry>, ReadError> {
     Ok(all)
 }
 
-/// What a directory says of a file.
-pub(super) fn kind(value: u8) -> Option<FileKind> {
-    // The highest bit: the name is encrypted.
-    Some(match value & 0x7f {
-        1 => FileKind::File,
-        2 => FileKind::Directory,
-        3 => FileKind::CharDevice,
-        4 => FileKind::BlockDevice,
-        5 => FileKind::Fifo,
-        6 => FileKind::Socket,
-        7 => FileKind::Link,
-        _ => return None,
-    })
-}
+/// A bit of the kind that a directory keeps of a file: its name is encrypted.
+pub(super) const ENCRYPTED: u8 = 0x80;
 
-/// The other way around.
+/// The kind that directories keep, the other way around than [`FileKind::of_entry`].
 pub(super) fn number(kind: FileKind) -> u8 {
     match kind {
         FileKind::File => 1,

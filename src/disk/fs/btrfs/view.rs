@@ -163,7 +163,7 @@ impl View {
 
     fn entry(one: inode::Entry) -> Entry {
         let number = if one.target.kind == ROOT_ITEM { SUBVOLUME.saturating_add(one.target.id) } else { one.target.id };
-        let kind = inode::kind(one.kind);
+        let kind = FileKind::of_entry(one.kind & !inode::ENCRYPTED);
         Entry { name: one.name, inode: number, kind, state: State::Allocated, source: "directory" }
     }
 }

@@ -15,19 +15,6 @@ use crate::image::fields::Fields;
 /// The most that is read of one directory, in bytes.
 const LONGEST: u64 = 1 << 31;
 
-fn kind(value: u8) -> Option<FileKind> {
-    Some(match value {
-        1 => FileKind::File,
-        2 => FileKind::Directory,
-        3 => FileKind::CharDevice,
-        4 => FileKind::BlockDevice,
-        5 => FileKind::Fifo,
-        6 => FileKind::Socket,
-        7 => FileKind::Link,
-        _ => return None,
-    })
-}
-
 /// One entry as it stands there.
 struct Raw<'a> {
     inode: u32,
@@ -68,7 +55,13 @@ impl Reader {
     }
 
     fn entry(raw: &Raw<'_>, state: State, source: &'static str) -> Entry {
-        Entry { name: raw.name.to_vec(), inode: u64::from(raw.inode), kind: kind(raw.kind), state, source }
+        Entry {
+            name: raw.name.to_vec(),
+            inode: u64::from(raw.inode),
+            kind: FileKind::of_entry(raw.kind),
+            state,
+            source,
+        }
     }
 
     /// The entries of one block (or of one part of an inline directory).

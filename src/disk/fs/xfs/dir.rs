@@ -18,19 +18,6 @@ const LONGEST: u64 = 1 << 31;
 /// Mark of free space.
 const FREE: u16 = 0xffff;
 
-fn kind(value: u8) -> Option<FileKind> {
-    Some(match value {
-        1 => FileKind::File,
-        2 => FileKind::Directory,
-        3 => FileKind::CharDevice,
-        4 => FileKind::BlockDevice,
-        5 => FileKind::Fifo,
-        6 => FileKind::Socket,
-        7 => FileKind::Link,
-        _ => return None,
-    })
-}
-
 /// Reads entries of one directory.
 pub(super) struct Reader<'a> {
     pub(super) disk: &'a Disk,
@@ -157,7 +144,7 @@ impl<'a> Reader<'a> {
     fn entry(&self, fields: &Fields<'_>, at: usize, inode: u64, state: State) -> Result<(Entry, usize), ReadError> {
         let len = usize::from(fields.u8(at + 8)?);
         let name = fields.slice(at + 9, len)?.to_vec();
-        let kind = if self.disk.sb.ftype { kind(fields.u8(at + 9 + len)?) } else { None };
+        let kind = if self.disk.sb.ftype { FileKind::of_entry(fields.u8(at + 9 + len)?) } else { None };
         let source = if state == State::Allocated { self.source[0] } else { self.source[1] };
         let size = (9 + len + usize::from(self.disk.sb.ftype) + 2).next_multiple_of(8);
         Ok((Entry { name, inode, kind, state, source }, size))
@@ -236,7 +223,7 @@ impl<'a> Reader<'a> {
         let len = usize::from(fields.u8(at)?);
         let name = fields.slice(at + 3, len)?.to_vec();
         let mut here = at + 3 + len;
-        let kind = if self.disk.sb.ftype { kind(fields.u8(here)?) } else { None };
+        let kind = if self.disk.sb.ftype { FileKind::of_entry(fields.u8(here)?) } else { None };
         here += usize::from(self.disk.sb.ftype);
         let inode = if wide { fields.be64(here)? } else { u64::from(fields.be32(here)?) };
         here += if wide { 8 } else { 4 };

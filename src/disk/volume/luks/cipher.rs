@@ -13,7 +13,7 @@ use xts_mode::Xts128;
 use zeroize::Zeroizing;
 
 use crate::disk::us;
-use crate::image::{Extent, Kind, ReadAt, ReadError};
+use crate::image::{Extent, Kind, ReadAt, ReadError, inside};
 
 /// Bytes that are decrypted at once, at most.
 const PART: usize = 1 << 20;
@@ -140,13 +140,6 @@ pub(super) struct Decrypted {
 }
 
 impl Decrypted {
-    fn within(&self, at: u64, want: u64) -> Result<(), ReadError> {
-        if at.checked_add(want).is_some_and(|end| end <= self.len) {
-            return Ok(());
-        }
-        Err(ReadError::caller(format!("read {want} bytes at {at:#x}"), format!("the volume ends at {:#x}", self.len)))
-    }
-
     /// Fills `into` with whole sectors from `at` on.
     fn whole(&self, at: u64, into: &mut [u8]) -> Result<(), ReadError> {
         let below = self.from.saturating_add(at);
@@ -162,7 +155,7 @@ impl ReadAt for Decrypted {
     }
 
     fn read_at(&self, mut at: u64, mut into: &mut [u8]) -> Result<(), ReadError> {
-        self.within(at, into.len() as u64)?;
+        inside("volume", self.len, at, into.len() as u64)?;
         while !into.is_empty() {
             let skip = at % self.sector;
             let whole = (into.len() as u64 / self.sector).saturating_mul(self.sector);
@@ -183,7 +176,7 @@ impl ReadAt for Decrypted {
     }
 
     fn extent(&self, at: u64) -> Result<Extent, ReadError> {
-        self.within(at, 1)?;
+        inside("volume", self.len, at, 1)?;
         // Half a sector is none: what lacks below lacks for all of its sector.
         let start = at - at % self.sector;
         let below = self.below.extent(self.from.saturating_add(start))?;

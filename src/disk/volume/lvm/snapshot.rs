@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::disk::us;
 use crate::image::fields::{Fields, read_structure};
-use crate::image::{Extent, Kind, ReadAt, ReadError};
+use crate::image::{Extent, Kind, ReadAt, ReadError, inside};
 
 const MAGIC: u32 = 0x7041_6e53;
 const SECTOR: u64 = 512;
@@ -66,14 +66,6 @@ impl View {
             None => (&self.origin, at, end.saturating_sub(at)),
         }
     }
-
-    fn within(&self, at: u64, want: u64) -> Result<(), ReadError> {
-        let end = self.origin.len();
-        if at.checked_add(want).is_some_and(|last| last <= end) {
-            return Ok(());
-        }
-        Err(ReadError::caller(format!("read {want} bytes at {at:#x}"), format!("the snapshot ends at {end:#x}")))
-    }
 }
 
 /// All exceptions of a store. Their number is bounded: each has a chunk of its own.
@@ -119,7 +111,7 @@ impl ReadAt for View {
     }
 
     fn read_at(&self, mut at: u64, mut into: &mut [u8]) -> Result<(), ReadError> {
-        self.within(at, into.len() as u64)?;
+        inside("snapshot", self.origin.len(), at, into.len() as u64)?;
         while !into.is_empty() {
             let (bytes, from, len) = self.place(at);
             let (now, rest) = into.split_at_mut(us(len).clamp(1, into.len()));
@@ -131,7 +123,7 @@ impl ReadAt for View {
     }
 
     fn extent(&self, at: u64) -> Result<Extent, ReadError> {
-        self.within(at, 1)?;
+        inside("snapshot", self.origin.len(), at, 1)?;
         let (bytes, from, len) = self.place(at);
         // A store that lacks a chunk is said to lack it by the read.
         let below = bytes.extent(from).unwrap_or(Extent { at: from, len, kind: Kind::Data });
