@@ -75,6 +75,8 @@ pub fn open(volume: Arc<dyn ReadAt>, options: Options) -> Result<Arc<dyn Filesys
     };
     // The superblock itself may be among what was replayed.
     let mut shown = Xfs::plain(replayed.volume, replayed.sectors)?;
+    // Newer kernels log it without the inodes of the realtime section, and write them to their place nevertheless.
+    shown.disk.sb.own_inodes.append(&mut raw.disk.sb.own_inodes);
     shown.note("log", &format!("{} transactions replayed in memory", replayed.transactions));
     shown.odd.extend(replayed.odd);
     if broken {

@@ -74,7 +74,7 @@ pub(super) struct Superblock {
     pub(super) log_blocks: u32,
     /// What the file system keeps for itself: bitmap and summary of the realtime section, quotas of users, groups and
     /// projects.
-    pub(super) own_inodes: [u64; 5],
+    pub(super) own_inodes: Vec<u64>,
     /// As metadata carries it.
     pub(super) uuid: [u8; 16],
     /// Directories tell what a name is.
@@ -269,7 +269,7 @@ impl Superblock {
             root: fields.be64(56)?,
             log_start: fields.be64(48)?,
             log_blocks: fields.be32(96)?,
-            own_inodes: [fields.be64(64)?, fields.be64(72)?, fields.be64(160)?, fields.be64(168)?, fields.be64(232)?],
+            own_inodes: [64, 72, 160, 168, 232].map(|at| fields.be64(at)).into_iter().collect::<Result<_, _>>()?,
             uuid: fields.array(if incompat & META_UUID != 0 { 248 } else { 32 })?,
             ftype,
             facts: Vec::new(),
