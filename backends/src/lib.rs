@@ -8,6 +8,8 @@
 mod access;
 mod capture;
 mod error;
+#[cfg(feature = "esx")]
+pub mod esx;
 pub mod fake;
 pub mod file;
 mod journal;
@@ -22,8 +24,8 @@ pub use capture::{Capture, Consistency, GRAIN, Piece, PieceStream, Region, Why};
 pub use error::{BackendError, Kind};
 pub use journal::{ActId, Forgetful, Journal, Undo};
 pub use target::{
-    Backend, Clocks, Facts, Finding, Finished, Freeze, Host, How, Item, ItemKind, Method, Pause, Plan, PlannedItem,
-    Stall, Target, TargetSummary,
+    Backend, Clocks, Facts, Finding, Finished, Freeze, Host, HostFile, How, Item, ItemKind, Method, Pause, Plan,
+    PlannedItem, Stall, Target, TargetSummary, Witness,
 };
 pub use uri::Uri;
 pub use wire::{NoLog, WireEntry, WireLog};
@@ -32,6 +34,8 @@ pub use wire::{NoLog, WireEntry, WireLog};
 pub static ALL: &[&dyn Backend] = &[
     #[cfg(feature = "qemu")]
     &qemu::Qemu,
+    #[cfg(feature = "esx")]
+    &esx::Esx,
     &file::File,
     &fake::Fake,
 ];

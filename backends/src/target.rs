@@ -151,6 +151,21 @@ pub struct Item {
     pub resumable: bool,
     /// The ways to take it, best first.
     pub methods: Vec<Method>,
+    /// Set if what is taken is a file as it lies on the host, not the guest's view: it is opened before it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<HostFile>,
+}
+
+/// A file that is taken as it lies on the host, perhaps to be opened together with others of the same run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFile {
+    /// Its whole path there; files that need it name it relative to their own folder, or by this.
+    pub path: String,
+    /// What it is wrapped in, as `impound image formats` calls it; `raw` for nothing.
+    pub wrapping: String,
+    /// The item that cannot be opened without it, and that it is chosen with; none if it is that item itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
 }
 
 /// A way to take an item.
@@ -185,6 +200,8 @@ pub struct How {
     pub run: String,
     /// Where to go on, for resumable items, by item name. In bytes.
     pub start_at: BTreeMap<String, u64>,
+    /// Leave the snapshot that is made, where the method makes one that lasts.
+    pub keep_snapshot: bool,
 }
 
 /// What a capture would do.
@@ -232,6 +249,20 @@ pub struct Finished {
     pub problems: Vec<String>,
     /// The guest may still be stopped although it was found running.
     pub guest_unsure: bool,
+    /// Digests that the host itself took of what was captured.
+    #[serde(default)]
+    pub witnesses: Vec<Witness>,
+}
+
+/// A digest of an item that the host took by a tool of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Witness {
+    /// The item's name.
+    pub item: String,
+    /// The tool: `sha256sum of esx01`.
+    pub by: String,
+    /// SHA-256 in lower-case hex.
+    pub sha256: String,
 }
 
 /// The guest stood still from `stopped` to `resumed`.

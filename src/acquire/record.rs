@@ -1,6 +1,6 @@
 //! What `exhibit.json` says of a capture.
 
-use impound_backends::{Capture, Consistency, Facts, Finished, Item, ItemKind, Plan, Region};
+use impound_backends::{Capture, Consistency, Facts, Finished, Item, ItemKind, Plan, Region, Witness};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -90,6 +90,7 @@ fn frame(request: &Request, run: &RunInfo, facts: &Facts, item: &Item) -> Record
         stored: Vec::new(),
         instant: Value::Null,
         findings: Vec::new(),
+        witnesses: Vec::new(),
         left: Vec::new(),
         plan: Vec::new(),
         custody: None,
@@ -98,7 +99,8 @@ fn frame(request: &Request, run: &RunInfo, facts: &Facts, item: &Item) -> Record
 
 /// `raw`, `lime` or `elf`.
 fn form(request: &Request, item: &Item) -> String {
-    let form = if item.kind == ItemKind::Memory { request.store.format } else { ingest::Format::Raw };
+    let memory = item.kind == ItemKind::Memory && item.file.is_none();
+    let form = if memory { request.store.format } else { ingest::Format::Raw };
     form.extension().to_owned()
 }
 
@@ -131,7 +133,7 @@ pub(super) fn outcome(captured: &Captured, ingested: &Ingested, finished: &Finis
         ingest::Outcome::Partial => {
             Outcome::Partial { why: format!("{} could not be read", human_bytes(missing)), missing }
         }
-        ingest::Outcome::Complete => match suspicion(captured, ingested) {
+        ingest::Outcome::Complete => match contradiction(captured, ingested, finished).or(suspicion(captured, ingested)) {
             Some(why) => Outcome::Partial { why, missing: 0 },
             None if finished.guest_unsure => {
                 Outcome::Partial { why: "the run could not be brought to its end".to_owned(), missing: 0 }
@@ -139,6 +141,18 @@ pub(super) fn outcome(captured: &Captured, ingested: &Ingested, finished: &Finis
             None => Outcome::Complete,
         },
     }
+}
+
+/// The host's own digest of the item, if it took one.
+fn witnesses<'a>(captured: &'a Captured, finished: &'a Finished) -> impl Iterator<Item = &'a Witness> {
+    finished.witnesses.iter().filter(|witness| witness.item == captured.item.name)
+}
+
+/// The host's own digest is another one: what came is not what lies there.
+fn contradiction(captured: &Captured, ingested: &Ingested, finished: &Finished) -> Option<String> {
+    let ours = ingested.content_sha256.as_deref()?;
+    let other = witnesses(captured, finished).find(|witness| witness.sha256 != ours)?;
+    Some(format!("{} says {} of it, and {ours} was captured", other.by, other.sha256))
 }
 
 /// Memory that is no memory: everything came, and it may be worth nothing.
@@ -180,7 +194,7 @@ pub(super) fn make(about: &About<'_>, captured: &Captured, ingested: &Ingested, 
     let request = about.request;
     let mut findings = about.facts.warnings.clone();
     findings.extend(ingested.notes.iter().cloned());
-    findings.extend(suspicion(captured, ingested));
+    findings.extend(contradiction(captured, ingested, about.finished).or(suspicion(captured, ingested)));
     findings.extend(about.finished.problems.iter().cloned());
     let compressed = request.store.compress.is_some() && captured.item.kind != ItemKind::Config;
     let content = ingested.content_sha256.clone().filter(|_| compressed);
@@ -202,6 +216,7 @@ pub(super) fn make(about: &About<'_>, captured: &Captured, ingested: &Ingested, 
         gaps: gaps(ingested),
         instant: captured.facts.clone(),
         findings,
+        witnesses: witnesses(captured, about.finished).cloned().collect(),
         left: about.finished.left.clone(),
         plan: about.plan.commands.clone(),
         ..frame(request, about.run, about.facts, &captured.item)

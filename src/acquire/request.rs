@@ -43,6 +43,8 @@ pub struct Request {
     pub guardian: Option<PathBuf>,
     /// Go on with unfinished drafts of the same items.
     pub resume: bool,
+    /// Leave the snapshot that is made on the hypervisor.
+    pub keep_snapshot: bool,
 }
 
 /// Which items. All false, none and empty means: memory, all disks and the configuration.
@@ -106,16 +108,18 @@ pub fn select(wanted: &Wanted, items: Vec<Item>) -> Result<Vec<Item>, BackendErr
         Disks::All => true,
         Disks::Named(names) => names.iter().any(|wanted| wanted == name),
     };
+    // A file is chosen with the item that needs it.
+    let of = |item: &'_ Item| item.file.as_ref().and_then(|file| file.of.clone());
     let chosen = |item: &Item| match item.kind {
         ItemKind::Memory => wanted.memory || everything,
         ItemKind::Config => wanted.config || everything,
-        ItemKind::Disk => disk(&item.name),
+        ItemKind::Disk => disk(of(item).as_deref().unwrap_or(&item.name)),
         ItemKind::Container => wanted.containers && disk(item.name.trim_end_matches("-container")),
     };
     if let Disks::Named(names) = &wanted.disks {
-        let there = |name: &String| items.iter().any(|item| item.kind == ItemKind::Disk && item.name == *name);
-        if let Some(missing) = names.iter().find(|name| !there(name)) {
-            let known: Vec<_> = items.iter().filter(|i| i.kind == ItemKind::Disk).map(|i| i.name.as_str()).collect();
+        let disks = items.iter().filter(|item| item.kind == ItemKind::Disk && of(item).is_none());
+        let known: Vec<_> = disks.map(|item| item.name.as_str()).collect();
+        if let Some(missing) = names.iter().find(|name| !known.contains(&name.as_str())) {
             return Err(BackendError::caller("choose the disks", missing, "the VM has no disk of that name")
                 .advise(format!("it has: {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") })));
         }
@@ -163,6 +167,7 @@ impl Request {
             holder,
             run: run.to_owned(),
             start_at,
+            keep_snapshot: self.keep_snapshot,
         }
     }
 
@@ -177,7 +182,7 @@ impl Request {
         let memory = capture.item.kind == ItemKind::Memory;
         IngestOptions {
             stem: capture.item.name.clone(),
-            format: if memory { store.format } else { Format::Raw },
+            format: if memory && capture.item.file.is_none() { store.format } else { Format::Raw },
             compress: store.compress.filter(|_| capture.item.kind != ItemKind::Config),
             block: store.block,
             digests: store.digests.clone(),

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use impound_backends::{Clocks, Consistency, Facts, Item, Pause, Region, Stall, Why};
+use impound_backends::{Clocks, Consistency, Facts, Item, Pause, Region, Stall, Why, Witness};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -60,6 +60,9 @@ pub struct Record {
     pub instant: Value,
     /// What was noticed: "looks encrypted".
     pub findings: Vec<String>,
+    /// Digests of the content that the host itself took.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<Witness>,
     /// What stays on the hypervisor on purpose.
     pub left: Vec<String>,
     /// Every act on the hypervisor that was planned, in order.
@@ -282,6 +285,7 @@ pub(crate) mod tests {
                 source: "pc.ram".to_owned(),
                 resumable: false,
                 methods: Vec::new(),
+                file: None,
             },
             method: "snapshot".to_owned(),
             consistency: Some(Consistency::QuasiInstantaneous),
@@ -296,6 +300,7 @@ pub(crate) mod tests {
             stored: Vec::new(),
             instant: Value::Null,
             findings: Vec::new(),
+            witnesses: Vec::new(),
             left: Vec::new(),
             plan: Vec::new(),
             custody: None,

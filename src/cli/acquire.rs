@@ -42,8 +42,8 @@ pub(super) struct Args {
     /// Say what would be done, command by command, and do nothing
     #[arg(long, help_heading = "How to take it")]
     plan: bool,
-    /// How to take memory: snapshot, paused, pmemsave, live; the best that fits unless said
-    #[arg(long, value_name = "METHOD", help_heading = "How to take it")]
+    /// How to take memory: snapshot, paused, pmemsave, live, suspend, as `show` lists them; the best that fits unless said
+    #[arg(long, alias = "method", value_name = "METHOD", help_heading = "How to take it")]
     memory_method: Option<String>,
     /// Refuse methods that promise less
     #[arg(long, value_enum, value_name = "CLASS", default_value_t = Require::Any, help_heading = "How to take it")]
@@ -54,6 +54,9 @@ pub(super) struct Args {
     /// Where to keep what the guest overwrites meanwhile; the case's folder unless said
     #[arg(long, value_name = "DIR", help_heading = "How to take it")]
     scratch: Option<PathBuf>,
+    /// Leave the snapshot on the hypervisor, where one is made that lasts
+    #[arg(long, help_heading = "How to take it")]
+    keep_snapshot: bool,
     /// Go on with what an interrupted run left, for sources that can be read again
     #[arg(long, help_heading = "How to take it")]
     resume: bool,
@@ -180,6 +183,7 @@ fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> 
         notes: args.note.clone(),
         guardian: std::env::current_exe().ok(),
         resume: args.resume,
+        keep_snapshot: args.keep_snapshot,
     }
 }
 

@@ -13,11 +13,12 @@ use impound_backends::{ItemKind, Why};
 use serde_json::Value;
 
 use super::bytes::within;
+use super::shelf;
 use super::{Below, Carried, Content, Cpu, Extent, Image, Kind, Layer, Machine, Options, Place, ReadAt, ReadError};
 use crate::case::record::{self, Gap, RECORD_LIMIT, Record, Stored};
 
 /// Name of the record in the bag.
-const RECORD: &str = "exhibit.json";
+pub(super) const RECORD: &str = "exhibit.json";
 /// The most gaps that are read; a list that is longer is refused.
 const MOST_GAPS: usize = 8 << 20;
 /// Longest line of a list of gaps, in bytes.
@@ -38,10 +39,10 @@ pub(super) fn bag_of(path: &Path) -> Option<PathBuf> {
 /// Opens the exhibit in the folder `bag`.
 pub(super) fn open(bag: &Path, options: &Options) -> Result<Image, ReadError> {
     let record = read_record(bag)?;
-    let main = main_file(&record).ok_or_else(|| {
-        let why = record.outcome.why().map_or("it holds no file".to_owned(), |why| format!("it holds no file: {why}"));
-        ReadError::caller(format!("open the exhibit {}", bag.display()), why)
-    })?;
+    let main = main_file(&record).ok_or_else(|| no_file(bag, &record))?;
+    if let Some(file) = &record.item.file {
+        return shelf::open(bag, &record, file, options);
+    }
     let content = match record.item.kind {
         ItemKind::Memory => Content::Memory,
         ItemKind::Disk => Content::Disk,
@@ -73,6 +74,27 @@ pub(super) fn open(bag: &Path, options: &Options) -> Result<Image, ReadError> {
     Ok(Image { bytes, layers, machine })
 }
 
+/// The bytes that were captured, with their gaps; and what they are stored in, told in `layers`.
+pub(super) fn payload(
+    bag: &Path,
+    record: &Record,
+    options: &Options,
+    layers: &mut Vec<Layer>,
+) -> Result<Arc<dyn ReadAt>, ReadError> {
+    let main = main_file(record).ok_or_else(|| no_file(bag, record))?;
+    let (_, place) = Place::open(&bag.join(RECORD), options.follow)?;
+    let found = place.find(main.path.as_os_str().as_encoded_bytes())?;
+    let below = Below::found(found, Options { wrapping: None, ..options.clone() });
+    layers.push(layer(record, main, Content::Carrier, below.bytes.len()));
+    let (bytes, _) = unwrap(record, below, layers)?;
+    Ok(Arc::new(Gapped::new(bytes, record.content.len, gaps(bag, record)?)))
+}
+
+fn no_file(bag: &Path, record: &Record) -> ReadError {
+    let why = record.outcome.why().map_or("it holds no file".to_owned(), |why| format!("it holds no file: {why}"));
+    ReadError::caller(format!("open the exhibit {}", bag.display()), why)
+}
+
 /// Takes off what `exhibit.json` says the content is stored in.
 fn unwrap(
     record: &Record,
@@ -91,7 +113,7 @@ fn unwrap(
     Ok((below.bytes, machine))
 }
 
-fn read_record(bag: &Path) -> Result<Record, ReadError> {
+pub(super) fn read_record(bag: &Path) -> Result<Record, ReadError> {
     let path = bag.join(RECORD);
     let mut bytes = Vec::new();
     let file = File::open(&path).map_err(ReadError::io("open", &path))?;

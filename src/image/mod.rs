@@ -17,6 +17,7 @@ pub mod joined;
 mod layer;
 pub mod map;
 mod place;
+mod shelf;
 mod spans;
 pub mod stream;
 

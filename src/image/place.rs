@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use super::file::FileBytes;
+use super::shelf::Shelf;
 use super::{ReadAt, ReadError};
 
 /// The most files a chain may have.
@@ -23,11 +24,19 @@ const CHAIN: usize = 256;
 /// The folder of an image, and which files led to this one.
 #[derive(Clone)]
 pub struct Place {
-    folder: Arc<File>,
+    folder: Folder,
     path: PathBuf,
     name: OsString,
     follow: bool,
     chain: Vec<(u64, u64)>,
+}
+
+/// Where the other files are.
+#[derive(Clone)]
+enum Folder {
+    Real(Arc<File>),
+    /// Exhibits of one run, by the names that their files had on the host.
+    Shelf(Arc<Shelf>),
 }
 
 /// Another file of the same image.
@@ -52,7 +61,15 @@ impl Place {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = File::open(parent).map_err(ReadError::io("open the folder", parent))?;
         let name = path.file_name().unwrap_or_default().to_owned();
-        Ok(Self { folder: Arc::new(folder), path: parent.to_owned(), name, follow, chain })
+        Ok(Self { folder: Folder::Real(Arc::new(folder)), path: parent.to_owned(), name, follow, chain })
+    }
+
+    /// The place that a file had on the host it was taken from; `id` tells it from the others there.
+    pub(super) fn on_shelf(shelf: Arc<Shelf>, path: &Path, mut chain: Vec<(u64, u64)>, id: u64) -> Self {
+        chain.push((u64::MAX, id));
+        let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+        let (path, name) = (parent.to_owned(), name.to_owned());
+        Self { folder: Folder::Shelf(shelf), path, name, follow: false, chain }
     }
 
     /// Name of the image's file.
@@ -68,6 +85,9 @@ impl Place {
         }
         let said = Path::new(OsStr::from_bytes(name));
         let path = self.path.join(said);
+        if let Folder::Shelf(shelf) = &self.folder {
+            return self.taken_down(shelf, &path)?.ok_or_else(|| ReadError::caller(attempted(), shelf.lacks()));
+        }
         if self.follow {
             if let Ok(found) = self.outside(&path) {
                 return Ok(found);
@@ -97,6 +117,9 @@ impl Place {
 
     /// Opens a file beside the image: the next segment, the `.vmsn` of a `.vmem`. `None` if there is none.
     pub fn beside(&self, name: &OsStr) -> Result<Option<Found>, ReadError> {
+        if let Folder::Shelf(shelf) = &self.folder {
+            return self.taken_down(shelf, &self.path.join(name));
+        }
         match self.beneath(Path::new(name)) {
             Ok(found) => Ok(Some(found)),
             Err(ReadError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -113,18 +136,32 @@ impl Place {
     pub fn list(&self, most: usize) -> Result<Vec<OsString>, ReadError> {
         let failed = |e: Errno| ReadError::io("list", &self.path)(e.into());
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.folder).map_err(failed)?.take(most) {
+        let folder = match &self.folder {
+            Folder::Real(folder) => folder,
+            Folder::Shelf(shelf) => return Ok(shelf.names().take(most).collect()),
+        };
+        for entry in rustix::fs::Dir::read_from(folder).map_err(failed)?.take(most) {
             names.push(OsString::from_vec(entry.map_err(failed)?.file_name().to_bytes().to_vec()));
         }
         names.sort();
         Ok(names)
     }
 
+    fn taken_down(&self, shelf: &Arc<Shelf>, path: &Path) -> Result<Option<Found>, ReadError> {
+        let Some((id, path, odd)) = shelf.find(path)? else { return Ok(None) };
+        self.check_chain(|| format!("open {}", path.display()))?;
+        let place = Self::on_shelf(Arc::clone(shelf), &path, self.chain.clone(), id);
+        Ok(Some(Found { bytes: shelf.open(id)?, place, odd }))
+    }
+
     fn beneath(&self, name: &Path) -> Result<Found, ReadError> {
         let path = self.path.join(name);
+        let Folder::Real(folder) = &self.folder else {
+            return Err(ReadError::caller(format!("open {}", path.display()), "it is not among the exhibits"));
+        };
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let fd = openat2(&self.folder, name, flags, Mode::empty(), resolve).map_err(|error| match error {
+        let fd = openat2(folder, name, flags, Mode::empty(), resolve).map_err(|error| match error {
             Errno::XDEV => ReadError::caller(format!("open {}", path.display()), "it leads out of the folder"),
             error => ReadError::io("open", &path)(error.into()),
         })?;
@@ -139,14 +176,18 @@ impl Place {
     }
 
     fn take(&self, bytes: FileBytes, path: &Path, odd: Option<String>) -> Result<Found, ReadError> {
-        let attempted = || format!("open {}", path.display());
-        if self.chain.len() >= CHAIN {
-            return Err(ReadError::caller(attempted(), format!("more than {CHAIN} files depend on each other")));
-        }
+        self.check_chain(|| format!("open {}", path.display()))?;
         let mut chain = self.chain.clone();
         chain.push(bytes.id);
         let place = Self::of(path, self.follow, chain)?;
         Ok(Found { bytes: Arc::new(bytes), place, odd })
+    }
+
+    fn check_chain(&self, attempted: impl Fn() -> String) -> Result<(), ReadError> {
+        if self.chain.len() < CHAIN {
+            return Ok(());
+        }
+        Err(ReadError::caller(attempted(), format!("more than {CHAIN} files depend on each other")))
     }
 
     /// Fails if this file is one of those that led to it: a chain that bites its tail.

@@ -73,6 +73,7 @@ pub(crate) fn capture(kind: ItemKind, len: u64, regions: &[(u64, u64)], pieces: 
         source: "/dev/test".into(),
         resumable: kind == ItemKind::Disk,
         methods: Vec::new(),
+        file: None,
     };
     Capture {
         item,

@@ -138,6 +138,7 @@ fn how() -> How {
         holder: "a test".into(),
         run: "t".into(),
         start_at: BTreeMap::new(),
+        keep_snapshot: false,
     }
 }
 

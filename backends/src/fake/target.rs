@@ -93,6 +93,7 @@ impl FakeTarget {
             len: Some(len),
             resumable: !memory,
             methods: if memory { vec![snapshot, paused] } else { vec![snapshot] },
+            file: None,
         }
     }
 

@@ -15,6 +15,7 @@ fn how() -> How {
         holder: "a test".into(),
         run: "r1".into(),
         start_at: BTreeMap::new(),
+        keep_snapshot: false,
     }
 }
 

@@ -118,6 +118,7 @@ impl FileTarget {
                 holds_guest: false,
                 unusable: None,
             }],
+            file: None,
         }
     }
 

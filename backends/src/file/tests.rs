@@ -18,6 +18,7 @@ fn how(from: u64) -> How {
         holder: "a test".into(),
         run: "t".into(),
         start_at: BTreeMap::from([("disk.img".into(), from)]),
+        keep_snapshot: false,
     }
 }
 

@@ -175,6 +175,7 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
         source: survey.main_memory.join(", "),
         resumable: false,
         methods: MemoryMethod::ALL.map(method).to_vec(),
+        file: None,
     }];
     for disk in &survey.disks {
         items.push(Item {
@@ -184,6 +185,7 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
             source: disk_source(disk),
             resumable: false,
             methods: vec![disk_method(disk.read_only)],
+            file: None,
         });
     }
     for disk in &survey.disks {
@@ -201,6 +203,7 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
                     holds_guest: false,
                     unusable: None,
                 }],
+                file: None,
             });
         }
     }
@@ -217,6 +220,7 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
             holds_guest: false,
             unusable: None,
         }],
+        file: None,
     });
     items
 }
@@ -283,6 +287,7 @@ mod tests {
             holder: String::new(),
             run: "x".to_owned(),
             start_at: std::collections::BTreeMap::new(),
+            keep_snapshot: false,
         }
     }
 

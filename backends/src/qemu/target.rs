@@ -247,7 +247,7 @@ impl Target for QemuTarget {
         };
         let pauses = self.session.pauses().await;
         let left = kept_descriptors(&mut *self.session.qmp().await).await;
-        Ok(Finished { pauses, stall, left, state, problems, guest_unsure })
+        Ok(Finished { pauses, stall, left, state, problems, guest_unsure, ..Finished::default() })
     }
 
     async fn recover(&mut self, undo: &[Undo]) -> Result<Vec<String>, BackendError> {

@@ -1,0 +1,230 @@
+//! `esx+ssh://root@esx1#web01`: VMware ESXi by the shell of the host, with nothing installed there.
+//!
+//! Memory comes from a snapshot with memory (`vim-cmd vmsvc/snapshot.create`), or from suspending the VM if that is asked for;
+//! disks from the files under that snapshot, which nobody writes while it is there. All of it is read with `dd`, file by file,
+//! as it lies there, and `sha256sum` of the host is a second witness. At the end that snapshot is removed, and no other.
+//!
+//! Which commands are sent, and when: `command.rs` and `docs/esx.md`. What the host says is hostile: notes and host names of
+//! guests are printed among its own words (`text.rs`, `listing.rs`).
+//!
+//! Tested against a double of ours (`tests/common/esx`): a real OpenSSH, BusyBox, and `vim-cmd` and `esxcli` rebuilt after public
+//! texts of 6.x to 8.x; never against a real ESXi. Memory in its snapshots is that of a real guest.
+
+pub(crate) mod command;
+mod disks;
+mod files;
+mod items;
+mod listing;
+mod reading;
+mod shell;
+mod snapshot;
+mod stream;
+mod survey;
+mod target;
+mod text;
+mod undo;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::wire::ssh::Destination;
+use crate::{Access, Backend, BackendError, Finding, Host, Target, TargetSummary, Uri};
+use shell::Shell;
+use survey::{Summary, Survey, TOOLS, tools, vms};
+use target::EsxTarget;
+
+/// How long a snapshot or a change of power may take unless said: an hour holds a terabyte of memory on a slow datastore.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// The `esx+ssh` backend.
+#[derive(Debug)]
+pub struct Esx;
+
+/// The number that a host gives a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VmId(pub(crate) u32);
+
+impl fmt::Display for VmId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Runs every parser of this backend over one answer, for damaged samples and for fuzzing; fails if `kind`'s refuses it.
+pub fn read(kind: &str, bytes: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(bytes);
+    match kind {
+        "object" => {
+            let read = text::parse(&text).map_err(|unread| unread.to_string())?;
+            let mut found = Vec::new();
+            read.all("vim.vm.device.VirtualDisk", &mut found);
+            let _ = (snapshot::from_info(&read), snapshot::saved(&read, Some(15)), snapshot::saved(&read, None));
+            let _ = Summary::of(VmId(5), &read);
+            Ok(())
+        }
+        "table" => listing::vm_ids(&text, None).map(|_| ()),
+        "volumes" => listing::volumes(&text).map(|_| ()),
+        "snapshots" => listing::snapshot_tree(&text).map(|_| ()),
+        "descriptor" => disks::descriptor(&text).map(|_| ()),
+        _ => {
+            let _ = (listing::tasks(&text), listing::stuns(&text), survey::settings(&text));
+            listing::power_state(&text).map(|_| ())
+        }
+    }
+}
+
+/// The kinds of answer that [`read`] knows.
+pub const KINDS: &[&str] = &["object", "table", "volumes", "snapshots", "descriptor", "state"];
+
+/// `//root@esx1` and what follows a question mark: `patience=SECONDS`.
+fn address(uri: &Uri) -> Result<(Destination, Duration), BackendError> {
+    let refuse = |why: String| {
+        BackendError::caller("read the address of a host", uri.to_string(), why).advise("it looks like esx+ssh://root@esx1#web01")
+    };
+    let (rest, query) = uri.rest.split_once('?').unwrap_or((&uri.rest, ""));
+    let (to, path) = Destination::parse(rest)?;
+    if !matches!(path, "" | "/") {
+        return Err(refuse(format!("a host has no path {path:?}")));
+    }
+    let mut patience = PATIENCE;
+    for word in query.split('&').filter(|word| !word.is_empty()) {
+        let seconds = word.strip_prefix("patience=").and_then(|seconds| seconds.parse().ok());
+        patience = Duration::from_secs(seconds.ok_or_else(|| refuse(format!("{word:?} is no patience=SECONDS")))?);
+    }
+    Ok((to, patience))
+}
+
+#[async_trait]
+impl Backend for Esx {
+    fn scheme(&self) -> &'static str {
+        "esx+ssh"
+    }
+
+    fn about(&self) -> &'static str {
+        "VMware ESXi by its shell, by name, number or UUID of the VM: esx+ssh://root@esx1#web01"
+    }
+
+    fn tested_against(&self) -> &'static str {
+        "a double of ours over real OpenSSH and BusyBox, with memory of a real Linux guest; no real ESXi"
+    }
+
+    async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {
+        let (to, patience) = address(uri)?;
+        Ok(Box::new(EsxHost { shell: Arc::new(Shell::connect(&to, access).await?), patience }))
+    }
+
+    async fn checkup(&self, uri: Option<&Uri>, access: &Access) -> Vec<Finding> {
+        let Some(uri) = uri else { return Vec::new() };
+        let bad = |what: String, error: &BackendError| Finding { what, good: false, found: error.to_string(), fix: error.advice.clone() };
+        let shell = match address(uri) {
+            Ok((to, _)) => Shell::connect(&to, access).await,
+            Err(error) => Err(error),
+        };
+        let shell = match shell {
+            Ok(shell) => shell,
+            Err(error) => return vec![bad(format!("log in at {}", uri.rest), &error)],
+        };
+        let there = match tools(&shell).await {
+            Ok(there) => there,
+            Err(error) => return vec![bad("tools of the host".to_owned(), &error)],
+        };
+        let mut findings: Vec<_> = TOOLS.iter().map(|(name, about)| tool(name, about, &there)).collect();
+        let volumes = shell.volumes().await;
+        findings.extend(volumes.iter().flatten().map(|volume| Finding {
+            what: format!("datastore {}", volume.name),
+            good: true,
+            found: format!("{}, {} of {} MiB free", volume.kind, volume.free >> 20, volume.size >> 20),
+            fix: None,
+        }));
+        findings.extend(volumes.err().map(|error| bad("datastores".to_owned(), &error)));
+        findings
+    }
+}
+
+fn tool(name: &str, about: &str, there: &[String]) -> Finding {
+    let found = there.iter().any(|known| known == name);
+    // Without a witness a capture is as complete as with one.
+    let needed = name != "sha256sum";
+    Finding {
+        what: format!("{name} ({about})"),
+        good: found || !needed,
+        found: if found { "there" } else { "not there" }.to_owned(),
+        fix: (!found && needed).then(|| "this is no ESXi, or its shell is another one than expected".to_owned()),
+    }
+}
+
+struct EsxHost {
+    shell: Arc<Shell>,
+    patience: Duration,
+}
+
+#[async_trait]
+impl Host for EsxHost {
+    async fn targets(&mut self) -> Result<Vec<TargetSummary>, BackendError> {
+        let found = vms(&self.shell, None).await?;
+        let target = |vm: Summary| TargetSummary { name: vm.name, id: vm.uuid, state: vm.state, memory: vm.memory, cpus: vm.cpus };
+        Ok(found.into_iter().map(target).collect())
+    }
+
+    async fn open(&mut self, vm: Option<&str>) -> Result<Box<dyn Target>, BackendError> {
+        let id = self.find(vm).await?;
+        let survey = Survey::of(&self.shell, id).await?;
+        Ok(Box::new(EsxTarget::new(Arc::clone(&self.shell), survey, self.patience)))
+    }
+}
+
+impl EsxHost {
+    /// The VM of this number, name or UUID; without one the only one there is.
+    async fn find(&self, wanted: Option<&str>) -> Result<VmId, BackendError> {
+        let refuse = |why: String| BackendError::caller("choose a VM", self.shell.name(), why);
+        let mut all = match wanted {
+            // What holds the text is asked for, not each VM of a large host; a UUID stands in no row.
+            Some(wanted) if !is_uuid(wanted) => vms(&self.shell, Some(wanted)).await?,
+            _ => vms(&self.shell, None).await?,
+        };
+        if let Some(number) = wanted.and_then(|wanted| wanted.parse().ok()).map(VmId)
+            && !all.iter().any(|vm| vm.id == number)
+        {
+            all.extend(Summary::ask(&self.shell, number).await?);
+        }
+        let fits = |vm: &&Summary| {
+            wanted.is_none_or(|wanted| {
+                let same = |id: &Option<String>| id.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(wanted));
+                vm.name == wanted || vm.id.to_string() == wanted || same(&vm.uuid) || same(&vm.instance_uuid)
+            })
+        };
+        let mut found: Vec<_> = all.iter().filter(fits).collect();
+        if found.len() > 1 {
+            let known: Vec<_> = found.iter().map(|vm| format!("{} (number {})", vm.name.escape_debug(), vm.id)).collect();
+            return Err(refuse(format!("{} VMs could be meant: {}", found.len(), known.join(", ")))
+                .advise("name one by its number: esx+ssh://root@esx1#12"));
+        }
+        match found.pop() {
+            Some(vm) => Ok(vm.id),
+            None => Err(refuse(format!("it has no VM {}", wanted.unwrap_or("at all").escape_debug()))
+                .advise("list them: impound targets esx+ssh://root@esx1")),
+        }
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36 && text.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_names_a_host_and_perhaps_how_long_to_wait() {
+        let read = |text: &str| address(&text.parse().unwrap()).map(|(to, patience)| (to.to_string(), patience.as_secs()));
+        assert_eq!(read("esx+ssh://root@esx1#web 01").unwrap(), ("root@esx1".to_owned(), 3600));
+        assert_eq!(read("esx+ssh://esx1:2222?patience=5#12").unwrap(), ("esx1:2222".to_owned(), 5));
+        for bad in ["esx+ssh:esx1", "esx+ssh://esx1/vmfs", "esx+ssh://esx1?patience=x", "esx+ssh://esx1?wait=5", "esx+ssh://-o"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}
