@@ -20,6 +20,14 @@ const PARSERS: &[(&str, Parser)] = &[
     ("qmp", qmp::parse),
     ("mtree", mtree),
     ("nbd", export),
+    #[cfg(feature = "esx")]
+    ("esx_object", |bytes| impound_backends::esx::read("object", bytes)),
+    #[cfg(feature = "esx")]
+    ("esx_volumes", |bytes| impound_backends::esx::read("volumes", bytes)),
+    #[cfg(feature = "esx")]
+    ("esx_snapshots", |bytes| impound_backends::esx::read("snapshots", bytes)),
+    #[cfg(feature = "esx")]
+    ("esx_descriptor", |bytes| impound_backends::esx::read("descriptor", bytes)),
 ];
 
 fn migration(bytes: &[u8]) -> Result<(), String> {

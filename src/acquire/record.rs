@@ -111,7 +111,10 @@ pub(super) fn pause_line(finished: &Finished) -> String {
         None => "until now".to_owned(),
     };
     let pauses: Vec<_> = finished.pauses.iter().map(of).collect();
-    let stopped = if pauses.is_empty() {
+    let at_most = finished.stall.as_ref().is_some_and(|stall| stall.how.starts_with("at most"));
+    let stopped = if pauses.is_empty() && at_most {
+        "for how long the guest stood still is not known".to_owned()
+    } else if pauses.is_empty() {
         "the guest was not stopped".to_owned()
     } else {
         format!("the guest stood still for {}", pauses.join(", "))
@@ -120,7 +123,9 @@ pub(super) fn pause_line(finished: &Finished) -> String {
     let stall = finished
         .stall
         .as_ref()
-        .map_or(String::new(), |stall| format!("; the longest wait of a CPU was {}", micros(stall.worst_us)));
+        .map_or(String::new(), |stall| {
+            format!("; the longest wait of a CPU was {}{}", if at_most { "at most " } else { "" }, micros(stall.worst_us))
+        });
     format!("{stopped}{stall}; it is {} now", finished.state)
 }
 

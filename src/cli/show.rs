@@ -77,6 +77,10 @@ fn about_vm(rows: &mut dyn Rows, facts: &Facts) -> Result<()> {
     if let Some(machine) = facts.details.get("machine").and_then(Value::as_str) {
         fact(rows, "vm", "machine", machine)?;
     }
+    for row in facts.details.get("shown").and_then(Value::as_array).into_iter().flatten() {
+        let text = |at: usize| row.get(at).and_then(Value::as_str).unwrap_or_default();
+        fact(rows, text(0), text(1), text(2))?;
+    }
     for range in facts.details.pointer("/memory-map/ranges").and_then(Value::as_array).into_iter().flatten() {
         let text = |key: &str| range.get(key).and_then(Value::as_str).unwrap_or("unknown");
         let len = human_bytes(range.get("len").and_then(Value::as_u64).unwrap_or(0));

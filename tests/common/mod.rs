@@ -9,7 +9,11 @@
 
 pub mod control;
 pub mod counter;
+pub mod deltas;
+pub mod esx;
 pub mod guest;
 pub mod killer;
 pub mod memory;
 pub mod run;
+pub mod sshd;
+pub mod vmsn;

@@ -2,6 +2,7 @@
 //!
 //! One `sshd -i` serves each connection; the port is a listener of the test, so no two tests can meet on one.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -30,6 +31,8 @@ struct Wire {
     held: AtomicBool,
     /// Bytes to the client until the connection is cut; negative: never.
     left: AtomicI64,
+    /// For the connections to come, one each: bytes to the client until it is cut.
+    lives: Mutex<VecDeque<i64>>,
     children: Mutex<Vec<Child>>,
 }
 
@@ -56,6 +59,7 @@ impl Sshd {
             over: AtomicBool::new(false),
             held: AtomicBool::new(false),
             left: AtomicI64::new(-1),
+            lives: Mutex::default(),
             children: Mutex::new(Vec::new()),
         });
         let (shared, config) = (Arc::clone(&wire), at("sshd_config"));
@@ -99,6 +103,16 @@ impl Sshd {
     /// Cuts every connection once so many bytes more have come from the server.
     pub fn cut_after(&self, bytes: i64) {
         self.wire.left.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Cuts each of the next connections once so many bytes have come from the server; those that follow live.
+    pub fn cut_each(&self, lives: impl IntoIterator<Item = i64>) {
+        self.wire.lives.lock().expect("poisoned").extend(lives);
+    }
+
+    /// Connections that are still to be cut.
+    pub fn to_cut(&self) -> usize {
+        self.wire.lives.lock().expect("poisoned").len()
     }
 
     /// Lets connections live again.
@@ -153,8 +167,9 @@ fn serve(listener: &TcpListener, wire: &Arc<Wire>, config: &Path) {
         let (up, down) = ((client.try_clone(), ours.try_clone()), Arc::clone(wire));
         let (Ok(client_copy), Ok(ours_copy)) = up else { continue };
         let upward = Arc::clone(wire);
-        thread::spawn(move || carry(client_copy, ours_copy, &upward, false));
-        thread::spawn(move || carry(ours, client, &down, true));
+        let life = wire.lives.lock().expect("poisoned").pop_front();
+        thread::spawn(move || carry(client_copy, ours_copy, &upward, None, false));
+        thread::spawn(move || carry(ours, client, &down, life, true));
     }
 }
 
@@ -165,7 +180,7 @@ fn pair() -> (TcpStream, TcpStream) {
     (ours, listener.accept().expect("no connection").0)
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, wire: &Wire, counted: bool) {
+fn carry(mut from: TcpStream, mut to: TcpStream, wire: &Wire, mut life: Option<i64>, counted: bool) {
     let mut bytes = vec![0; 64 << 10];
     while let Ok(len @ 1..) = from.read(&mut bytes) {
         while wire.held.load(Ordering::SeqCst) && !wire.over.load(Ordering::SeqCst) {
@@ -173,7 +188,12 @@ fn carry(mut from: TcpStream, mut to: TcpStream, wire: &Wire, counted: bool) {
         }
         let mut len = len;
         let left = wire.left.load(Ordering::SeqCst);
-        let cut = counted && left >= 0 && i64::try_from(len).unwrap_or(i64::MAX) >= left;
+        let dies = life.is_some_and(|life| i64::try_from(len).unwrap_or(i64::MAX) >= life);
+        if let Some(life) = &mut life {
+            len = len.min(usize::try_from(*life).unwrap_or(0));
+            *life -= i64::try_from(len).unwrap_or(0);
+        }
+        let cut = dies || counted && left >= 0 && i64::try_from(len).unwrap_or(i64::MAX) >= left;
         if counted && left >= 0 {
             len = len.min(usize::try_from(left).unwrap_or(0));
             wire.left.fetch_sub(i64::try_from(len).unwrap_or(0), Ordering::SeqCst);

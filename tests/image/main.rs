@@ -12,6 +12,8 @@
 )]
 
 mod damaged;
+#[path = "../common/deltas.rs"]
+mod deltas;
 mod elf;
 mod ewf;
 mod exhibit;
@@ -27,6 +29,8 @@ mod samples;
 mod vdi_vhd;
 mod vhdx;
 mod vmdk;
+#[path = "../common/vmsn.rs"]
+mod vmsn;
 mod vmware;
 mod windows;
 mod xen;

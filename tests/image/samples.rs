@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::vdi_vhd::{seal, vhd};
-use crate::vmdk::{Grain, cowd, descriptor, put, sesparse};
+use crate::deltas::{Grain, cowd, descriptor, put, sesparse};
 
 type Sample = (&'static str, Vec<u8>);
 

@@ -3,95 +3,8 @@
 use std::fs;
 
 use crate::kit;
-use crate::memory::{self, PAGE, put, with};
-
-fn word(name: &str, index: &[u32], value: u16) -> u16 {
-    u16::try_from(name.len() << 8 | index.len() << 6).unwrap() | value
-}
-
-fn tag(name: &str, index: &[u32], value: &[u8]) -> Vec<u8> {
-    let word = word(name, index, u16::try_from(value.len()).unwrap());
-    let mut tag = word.to_le_bytes().to_vec();
-    tag.extend_from_slice(name.as_bytes());
-    for index in index {
-        tag.extend_from_slice(&index.to_le_bytes());
-    }
-    tag.extend_from_slice(value);
-    tag
-}
-
-/// A block whose content begins at a multiple of 64 when the tag stands at `at`.
-fn block(name: &str, index: &[u32], at: usize, value: &[u8], kind: u16) -> Vec<u8> {
-    let word = word(name, index, kind);
-    let mut tag = word.to_le_bytes().to_vec();
-    tag.extend_from_slice(name.as_bytes());
-    for index in index {
-        tag.extend_from_slice(&index.to_le_bytes());
-    }
-    tag.extend_from_slice(&memory::le(&[value.len() as u64, value.len() as u64]));
-    let end = at + tag.len() + 2;
-    let pad = end.next_multiple_of(64) - end;
-    tag.extend_from_slice(&u16::try_from(pad).unwrap().to_le_bytes());
-    tag.resize(tag.len() + pad, 0);
-    tag.extend_from_slice(value);
-    tag
-}
-
-fn pages(bytes: u64) -> [u8; 4] {
-    u32::try_from(bytes / PAGE as u64).unwrap().to_le_bytes()
-}
-
-fn cpu_tags() -> Vec<u8> {
-    let mut idtr = vec![0xff, 0x0f];
-    idtr.extend_from_slice(&0xffff_fe00_0000_0000_u64.to_le_bytes());
-    [
-        tag("numVCPUs", &[], &1_u32.to_le_bytes()),
-        tag("CR64", &[0, 0], &0x8005_0033_u64.to_le_bytes()),
-        tag("CR64", &[0, 3], &0x1ad_000_u64.to_le_bytes()),
-        tag("CR64", &[0, 4], &0x6f0_u64.to_le_bytes()),
-        tag("rip", &[0], &0xffff_8000_u64.to_le_bytes()),
-        tag("IDTR", &[0], &idtr),
-        vec![0, 0],
-    ]
-    .concat()
-}
-
-/// The regions of the ranges, in the order in which the memory file has them.
-fn regions(ranges: &[(u64, Vec<u8>)]) -> Vec<u8> {
-    let (mut tags, mut from) = (tag("regionsCount", &[], &u32::try_from(ranges.len()).unwrap().to_le_bytes()), 0);
-    for (index, (at, bytes)) in ranges.iter().enumerate() {
-        let index = [u32::try_from(index).unwrap()];
-        tags.extend(tag("regionPageNum", &index, &pages(from)));
-        tags.extend(tag("regionPPN", &index, &pages(*at)));
-        tags.extend(tag("regionSize", &index, &pages(bytes.len() as u64)));
-        from += bytes.len() as u64;
-    }
-    tags.extend(tag("align_mask", &[], &0xffff_u32.to_le_bytes()));
-    tags
-}
-
-/// A metadata file; `inline` is the memory inside it.
-fn vmsn(magic: u32, memory_tags: &[u8], inline: Option<(&[u8], u16)>) -> Vec<u8> {
-    let mut file = vec![0; 12 + 2 * 80];
-    put(&mut file, 0, &magic.to_le_bytes());
-    put(&mut file, 4, &8_u32.to_le_bytes());
-    put(&mut file, 8, &2_u32.to_le_bytes());
-    let cpu = cpu_tags();
-    put(&mut file, 12, b"cpu");
-    let begin = file.len() as u64;
-    put(&mut file, 12 + 64, &memory::le(&[begin, cpu.len() as u64]));
-    file.extend_from_slice(&cpu);
-    let begin = file.len() as u64;
-    file.extend_from_slice(memory_tags);
-    if let Some((bytes, kind)) = inline {
-        file.extend_from_slice(&block("Memory", &[0, 0], file.len(), bytes, kind));
-    }
-    file.extend_from_slice(&[0, 0]);
-    let size = file.len() as u64 - begin;
-    put(&mut file, 92, b"memory");
-    put(&mut file, 92 + 64, &memory::le(&[begin, size]));
-    file
-}
+use crate::memory::{self, PAGE, with};
+use crate::vmsn::{cpu_tags, regions, vmsn};
 
 fn stored(ranges: &[(u64, Vec<u8>)]) -> Vec<u8> {
     ranges.iter().flat_map(|(_, bytes)| bytes.clone()).collect()
@@ -101,7 +14,7 @@ fn stored(ranges: &[(u64, Vec<u8>)]) -> Vec<u8> {
 pub(crate) fn damaged() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let small = vec![(0x1000, kit::content(PAGE)), (0x10_0000, kit::content(PAGE))];
     let (tags, memory) = (regions(&small), stored(&small));
-    let good = vmsn(0xbed2_bed2, &tags, Some((&memory, 63)));
+    let good = vmsn(0xbed2_bed2, &cpu_tags(), &tags, Some((&memory, 63)));
     let find = |name: &[u8], nth: usize| {
         let all: Vec<_> = (0..good.len() - name.len()).filter(|&at| good[at..].starts_with(name)).collect();
         all[nth] + name.len()
@@ -117,8 +30,8 @@ pub(crate) fn damaged() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         sample("huge-region.vmsn", with(&good, find(b"regionSize", 0) + 4, &[0xff; 4])),
         sample("regions-missing.vmsn", with(&good, find(b"regionsCount", 0), &[9])),
         sample("block-outside.vmsn", with(&good, find(b"Memory", 0) + 8, &memory::le(&[1 << 40]))),
-        sample("compressed.vmsn", vmsn(0xbed2_bed2, &tags, Some((&memory, 62)))),
-        sample("without-memory.vmsn", vmsn(0xbed3_bed3, &tags, None)),
+        sample("compressed.vmsn", vmsn(0xbed2_bed2, &cpu_tags(), &tags, Some((&memory, 62)))),
+        sample("without-memory.vmsn", vmsn(0xbed3_bed3, &cpu_tags(), &tags, None)),
     ]
 }
 
@@ -130,7 +43,7 @@ fn memory_beside_its_metadata_is_read_from_either() {
         let (meta, vmem) =
             (folder.path().join(format!("vm-Snapshot1.{ending}")), folder.path().join("vm-Snapshot1.vmem"));
         fs::write(&vmem, stored(&ranges)).unwrap();
-        fs::write(&meta, vmsn(magic, &regions(&ranges), None)).unwrap();
+        fs::write(&meta, vmsn(magic, &cpu_tags(), &regions(&ranges), None)).unwrap();
         for path in [&meta, &vmem] {
             let image = memory::open(path, "vmware");
             memory::holds(&image, &ranges);
@@ -152,14 +65,14 @@ fn memory_beside_its_metadata_is_read_from_either() {
 #[test]
 fn memory_inside_the_metadata_is_read() {
     let ranges = memory::ranges();
-    let file = vmsn(0xbed2_bed2, &regions(&ranges), Some((&stored(&ranges), 63)));
+    let file = vmsn(0xbed2_bed2, &cpu_tags(), &regions(&ranges), Some((&stored(&ranges), 63)));
     let (_folder, path) = memory::file("vm.vmss", &file);
     memory::holds(&memory::open(&path, "vmware"), &ranges);
     let memory_at = file.len() - stored(&ranges).len() - 200;
     assert!(kit::survives(&path, 0..memory_at) > 100);
 
     let one = vec![(0, kit::content(9 * PAGE))];
-    let (_folder, path) = memory::file("vm.vmss", &vmsn(0xbed2_bed2, &[], Some((&stored(&one), 63))));
+    let (_folder, path) = memory::file("vm.vmss", &vmsn(0xbed2_bed2, &cpu_tags(), &[], Some((&stored(&one), 63))));
     memory::holds(&memory::open(&path, "vmware"), &one);
 }
 
@@ -172,7 +85,7 @@ fn what_is_missing_beside_a_file_is_said() {
     assert_eq!(image.layers()[0].odd, ["no .vmsn or .vmss beside it: the address map is assumed"]);
 
     let meta = folder.path().join("other.vmsn");
-    fs::write(&meta, vmsn(0xbed3_bed3, &regions(&memory::ranges()), None)).unwrap();
+    fs::write(&meta, vmsn(0xbed3_bed3, &cpu_tags(), &regions(&memory::ranges()), None)).unwrap();
     let error = kit::explore(&meta).unwrap_err().to_string();
     assert!(error.contains("no other.vmem beside it") && error.contains("alone.vmem"), "{error}");
     fs::remove_file(path).unwrap();

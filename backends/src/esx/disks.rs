@@ -52,7 +52,7 @@ pub(super) struct Part {
 
 /// What a descriptor says of other files.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Descriptor {
+pub(super) struct Descriptor {
     /// Type and name of each extent.
     pub extents: Vec<(String, String)>,
     /// What it rests on.
@@ -60,7 +60,7 @@ pub struct Descriptor {
 }
 
 /// Reads a descriptor (Virtual Disk Format 1.1, "The Descriptor File").
-pub fn descriptor(text: &str) -> Result<Descriptor, String> {
+pub(super) fn descriptor(text: &str) -> Result<Descriptor, String> {
     if !text.trim_start().starts_with("# Disk DescriptorFile") {
         return Err(format!("expected a disk's descriptor, found \"{}\"", short(text)));
     }

@@ -7,7 +7,7 @@ const ROWS: usize = 65_536;
 
 /// Ids in `vmsvc/getallvms`, each once. A row proves nothing: notes are printed too, run over lines, and may look like one. So
 /// each id has to be asked for by itself. `wanted`: only rows that hold this text.
-pub fn vm_ids(text: &str, wanted: Option<&str>) -> Result<Vec<u32>, String> {
+pub(super) fn vm_ids(text: &str, wanted: Option<&str>) -> Result<Vec<u32>, String> {
     let mut lines = text.lines().skip_while(|line| line.trim().is_empty());
     let head = lines.next().unwrap_or_default();
     if !head.starts_with("Vmid") {
@@ -27,7 +27,7 @@ pub fn vm_ids(text: &str, wanted: Option<&str>) -> Result<Vec<u32>, String> {
 
 /// A file system of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
+pub(super) struct Volume {
     /// What its operator calls it: may hold blanks, brackets, quotes.
     pub name: String,
     /// Where it is mounted: `/vmfs/volumes/UUID`.
@@ -41,7 +41,7 @@ pub struct Volume {
 }
 
 /// Reads `esxcli --formatter=csv storage filesystem list`. Unmounted ones are left out.
-pub fn volumes(text: &str) -> Result<Vec<Volume>, String> {
+pub(super) fn volumes(text: &str) -> Result<Vec<Volume>, String> {
     let mut lines = text.lines().filter(|line| !line.trim().is_empty());
     let head = fields(lines.next().unwrap_or_default());
     let column = |name: &str| {
@@ -102,7 +102,7 @@ fn fields(line: &str) -> Vec<String> {
 
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
+pub(super) struct Snapshot {
     /// Its number; old hosts print none.
     pub id: Option<u64>,
     /// Its name, which any owner of the VM chose.
@@ -117,7 +117,7 @@ pub struct Snapshot {
 
 /// Reads `vmsvc/snapshot.get`: `|-ROOT`, `--|-CHILD`, and under each `--Snapshot Name        : …`. Descriptions may run over
 /// lines, so one could look like a snapshot more; what has no id, or whose id occurs twice, is refused where ids are printed.
-pub fn snapshot_tree(text: &str) -> Result<Vec<Snapshot>, String> {
+pub(super) fn snapshot_tree(text: &str) -> Result<Vec<Snapshot>, String> {
     let mut lines = text.lines().skip_while(|line| line.trim().is_empty());
     let head = lines.next().unwrap_or_default();
     if !head.starts_with("Get Snapshot") {
@@ -171,14 +171,14 @@ pub(super) fn unambiguous(found: &[Snapshot]) -> Result<(), String> {
 }
 
 /// The tasks in `vmsvc/get.tasklist`: `haTask-7-vim.VirtualMachine.createSnapshot-182550283`.
-pub fn tasks(text: &str) -> Vec<String> {
+pub(super) fn tasks(text: &str) -> Vec<String> {
     let named = text.lines().filter_map(|line| line.trim().strip_prefix("'vim.Task:"));
     let plain = |id: &&str| !id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
     named.filter_map(|rest| rest.split('\'').next()).filter(plain).take(1024).map(str::to_owned).collect()
 }
 
 /// What `vmsvc/power.getstate` says: its second line.
-pub fn power_state(text: &str) -> Result<&str, String> {
+pub(super) fn power_state(text: &str) -> Result<&str, String> {
     let mut lines = text.lines().map(str::trim);
     match (lines.next(), lines.next()) {
         (Some(head), Some(state @ ("Powered on" | "Powered off" | "Suspended"))) if head.starts_with("Retrieved runtime info") => {
@@ -192,13 +192,13 @@ pub fn power_state(text: &str) -> Result<&str, String> {
 }
 
 /// One field of `esxcli … get`: `   Version: 8.0.2`.
-pub fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':').map(str::trim))
 }
 
 /// The times at which `vmware.log` says that the guest stood still for a checkpoint: when it went on, and for how many
 /// microseconds it had stood. What the guest logs has a word of its own in front and is not taken for this.
-pub fn stuns(log: &str) -> Vec<(Timestamp, u64)> {
+pub(super) fn stuns(log: &str) -> Vec<(Timestamp, u64)> {
     let stun = |line: &str| {
         let (time, rest) = line.split_once('Z')?;
         // 6.x: `| vcpu-0| I125: WORDS`; 8.x: ` In(05) vcpu-0 - WORDS`.

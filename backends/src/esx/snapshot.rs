@@ -77,7 +77,7 @@ pub(super) async fn list(shell: &Shell, vm: VmId) -> Result<Vec<Snapshot>, Backe
 }
 
 /// Reads `vim.vm.SnapshotInfo`.
-pub fn from_info(info: &Value) -> Result<Vec<Snapshot>, String> {
+pub(super) fn from_info(info: &Value) -> Result<Vec<Snapshot>, String> {
     let mut found = Vec::new();
     let mut counts = Vec::new();
     below(info.list("rootSnapshotList"), 0, &mut counts, &mut found)?;
@@ -302,7 +302,7 @@ async fn still_there(shell: &Shell, vm: VmId, others: &[Snapshot]) -> Result<(),
 
 /// The two files of saved memory, in the host's words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Saved {
+pub(super) struct Saved {
     /// `.vmsn` or `.vmss`.
     pub state: Option<String>,
     /// `.vmem`, if memory is a file of its own.
@@ -310,7 +310,7 @@ pub struct Saved {
 }
 
 /// What `get.filelayoutex` says that the snapshot with this id wrote; without an id, what suspending wrote.
-pub fn saved(layout: &Value, id: Option<u64>) -> Saved {
+pub(super) fn saved(layout: &Value, id: Option<u64>) -> Saved {
     let name = |key: Option<u64>| {
         let file = layout.list("file").iter().find(|file| key.is_some() && file.number("key") == key)?;
         file.text("name").map(str::to_owned)

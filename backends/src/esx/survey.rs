@@ -87,7 +87,7 @@ pub(super) struct Survey {
 
 /// What of the `.vmx` file matters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings {
+pub(super) struct Settings {
     /// The VM's files are encrypted.
     pub encrypted: bool,
     /// It has a virtual TPM, whose secrets are in the `.nvram` file.
@@ -97,7 +97,7 @@ pub struct Settings {
 }
 
 /// Reads a `.vmx` file: `key = "value"` a line, keys in any case; line breaks inside values are escaped as `|0A`.
-pub fn settings(text: &str) -> Settings {
+pub(super) fn settings(text: &str) -> Settings {
     let mut found = Settings::default();
     for line in text.lines().take(100_000) {
         let Some((key, value)) = line.split_once('=') else { continue };

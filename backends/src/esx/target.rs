@@ -92,14 +92,11 @@ impl EsxTarget {
     /// Which way these items are taken; refuses what cannot be done.
     fn way(&self, chosen: &[Sourced], how: &How) -> Result<Way, BackendError> {
         let refuse = |why: &str| BackendError::unsupported("choose a method", &self.survey.vm.name, why);
-        let covered = |one: &&Sourced| !matches!(one.source, Source::Refused(_));
-        let guest: Vec<_> = chosen.iter().filter(|one| one.item.kind != ItemKind::Config).collect();
-        if let [Sourced { source: Source::Refused(why), .. }, ..] = chosen
-            && !chosen.iter().any(|one| covered(&one))
-        {
+        let of_guest = chosen.iter().filter(|one| one.item.kind != ItemKind::Config);
+        let (refused, guest): (Vec<_>, Vec<_>) = of_guest.partition(|one| matches!(one.source, Source::Refused(_)));
+        if let (Some(Sourced { source: Source::Refused(why), .. }), true) = (refused.first(), refused.len() == chosen.len()) {
             return Err(refuse(why));
         }
-        let guest: Vec<_> = guest.into_iter().filter(covered).collect();
         let memory = guest.iter().any(|one| one.item.kind == ItemKind::Memory);
         let way = match (how.memory_method.as_deref(), self.survey.runs(), guest.is_empty()) {
             (None, true, true) | (None | Some(READ), false, _) => Way::Read,
@@ -116,7 +113,7 @@ impl EsxTarget {
                 return Err(known.advise("known are snapshot, suspend and read"));
             }
         };
-        let class = if guest.is_empty() { Consistency::Instantaneous } else { way.class(&guest[..1][0].item, self.survey.runs()) };
+        let class = guest.first().map_or(Consistency::Instantaneous, |one| way.class(&one.item, self.survey.runs()));
         if class > how.require {
             let why = format!("{} is {}, not {}", way.name(), class.name(), how.require.name());
             return Err(refuse(&why).advise("suspend it: --memory-method suspend"));

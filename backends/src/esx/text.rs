@@ -24,7 +24,7 @@ const VALUES: usize = 1 << 20;
 
 /// A value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
+pub(super) enum Value {
     /// In quotes.
     Text(String),
     /// A number, a truth value, a reference: what stands there.
@@ -39,7 +39,7 @@ pub enum Value {
 
 /// Why an answer cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unread {
+pub(super) struct Unread {
     /// Line, from 1.
     pub line: usize,
     /// What should stand there.
@@ -55,7 +55,7 @@ impl fmt::Display for Unread {
 }
 
 /// Reads the object in `text`; lines before it (`Listsummary:`) are no part of it, and nothing may follow it.
-pub fn parse(text: &str) -> Result<Value, Unread> {
+pub(super) fn parse(text: &str) -> Result<Value, Unread> {
     let lines: Vec<&str> = text.lines().collect();
     let first = lines.iter().position(|line| line.starts_with('(')).unwrap_or(lines.len());
     let mut reader = Reader { lines, at: first, left: VALUES };

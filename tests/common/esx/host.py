@@ -34,7 +34,8 @@ def shown(value, depth):
     if isinstance(value, Typed):
         if value.value is None:
             return f"({value.kind}) null"
-        if isinstance(value.value, list):
+        pairs = value.value and all(isinstance(one, tuple) and len(one) == 2 for one in value.value)
+        if not pairs:
             if not value.value:
                 return f"({value.kind}) []"
             rows = [pad + "   " + shown(one, depth + 1) for one in value.value]
