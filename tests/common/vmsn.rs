@@ -65,13 +65,19 @@ pub fn cpu_tags() -> Vec<u8> {
 
 /// The regions of the ranges, in the order in which the memory file has them.
 pub fn regions(ranges: &[(u64, Vec<u8>)]) -> Vec<u8> {
+    let ranges: Vec<_> = ranges.iter().map(|(at, bytes)| (*at, bytes.len() as u64)).collect();
+    regions_of(&ranges)
+}
+
+/// The same of their lengths alone, in bytes.
+pub fn regions_of(ranges: &[(u64, u64)]) -> Vec<u8> {
     let (mut tags, mut from) = (tag("regionsCount", &[], &u32::try_from(ranges.len()).unwrap().to_le_bytes()), 0);
-    for (index, (at, bytes)) in ranges.iter().enumerate() {
+    for (index, (at, len)) in ranges.iter().enumerate() {
         let index = [u32::try_from(index).unwrap()];
         tags.extend(tag("regionPageNum", &index, &pages(from)));
         tags.extend(tag("regionPPN", &index, &pages(*at)));
-        tags.extend(tag("regionSize", &index, &pages(bytes.len() as u64)));
-        from += bytes.len() as u64;
+        tags.extend(tag("regionSize", &index, &pages(*len)));
+        from += len;
     }
     tags.extend(tag("align_mask", &[], &0xffff_u32.to_le_bytes()));
     tags
