@@ -7,7 +7,7 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,10 @@ impl Bench {
     fn as_found(&self, snapshots: &[(u64, String)]) {
         assert_eq!(self.esx.snapshots(), snapshots);
         assert_eq!(self.esx.state()["vms"][0]["power"], "poweredOn");
-        let left: Vec<_> = self.esx.files().into_iter().filter(|name| name.contains("Snapshot15") || name.contains("000015") || name.contains("vmss")).collect();
+        // The owner's snapshots are 13 and 14.
+        let owners = |name: &String| name.contains("13") || name.contains("14");
+        let made = |name: &String| name.contains("Snapshot") || name.contains("-0000") || name.contains("vmss");
+        let left: Vec<_> = self.esx.files().into_iter().filter(|name| made(name) && !owners(name)).collect();
         assert!(left.is_empty(), "{left:?}");
     }
 }
@@ -300,11 +303,12 @@ fn a_snapshot_that_fails_leaves_nothing() -> Result<()> {
 fn a_snapshot_that_comes_late_is_removed_all_the_same() -> Result<()> {
     let bench = Bench::new(8);
     let case = bench.case();
-    bench.esx.control(&json!({ "create_seconds": 3.0 }));
-    let target = format!("esx+ssh://there?patience=1#{NAME}");
+    bench.esx.control(&json!({ "hold": true }));
+    let target = format!("esx+ssh://there?patience=5#{NAME}");
     let late = bench.ask(&["acquire", &target, "--memory", "--case", case.to_str().unwrap()])?.expect(1)?;
-    ensure!(late.stderr.contains("not there after 1 s") && late.stderr.contains("case recover"), "{}", late.stderr);
-    until(|| bench.esx.journal().len() > 3 && { let _ = bench.ask(&["targets", "esx+ssh://there"]); !bench.esx.snapshots().is_empty() })?;
+    ensure!(late.stderr.contains("not there after 5 s") && late.stderr.contains("case recover"), "{}", late.stderr);
+    assert_eq!(bench.esx.snapshots(), []);
+    bench.esx.control(&json!({}));
     bench.recover()?.expect(0)?.says("remove the snapshot impound-")?;
     bench.as_found(&[]);
     // With more patience the same is no trouble.
@@ -384,8 +388,7 @@ fn the_hosts_own_digest_counts() -> Result<()> {
 #[test]
 fn a_killed_run_is_put_in_order() -> Result<()> {
     let bench = Bench::new(8);
-    let owners = bench.esx.owners_snapshots().len();
-    assert_eq!(owners, DISK);
+    bench.esx.owners_snapshots();
     let snapshots = bench.esx.snapshots();
     for when in ["snapshot.create", "memory.vmem"] {
         bench.esx.control(&json!({ "create_seconds": 1.0 }));
@@ -414,7 +417,9 @@ fn names_and_notes_of_others_stay_names_and_notes() -> Result<()> {
     bench.ask(&["show", &Bench::target("564D36CF-6988-C91D-0F5F-A62628D46553")])?.expect(0)?;
     let forged = "x\", \n   }, \n   config = (vim.vm.Summary.ConfigSummary) {\n      name = \"bank\", \n      uuid = \"1\", \n   }, \n   g = (G) {\n      n = \"";
     bench.esx.change(|state| state["vms"][0]["host_name"] = json!(forged));
-    bench.ask(&["targets", "esx+ssh://there"])?.expect(1)?.says("pretend")?;
+    let rows = bench.ask(&["targets", "esx+ssh://there"])?.expect(0)?.rows()?;
+    ensure!(rows[0]["name"] == "12" && rows[0]["state"].as_str().is_some_and(|state| state.contains("pretend")), "{rows:?}");
+    bench.ask(&["show", &Bench::target(NAME)])?.expect(1)?.says("pretend")?;
     bench.esx.change(|state| {
         let vm = &mut state["vms"][0];
         vm["host_name"] = json!("$(touch /tmp/x)");
@@ -447,8 +452,6 @@ fn until(mut happened: impl FnMut() -> bool) -> Result<()> {
 
 #[test]
 fn the_list_of_commands_is_read_as_it_is_meant() {
-    let list = |name: &str| Path::new(name).exists();
-    assert!(!list("/nowhere"));
     assert!(fits("vim-cmd vmsvc/snapshot.remove VMID ID", "vim-cmd vmsvc/snapshot.remove 12 15"));
     for other in ["vim-cmd vmsvc/snapshot.removeall 12", "vim-cmd vmsvc/snapshot.remove 12 15 1", "vim-cmd vmsvc/snapshot.remove 12 '1; x'"] {
         assert!(!fits("vim-cmd vmsvc/snapshot.remove VMID ID", other), "{other}");

@@ -113,6 +113,8 @@ pub(super) struct Snapshot {
     pub level: usize,
     /// Snapshots before it at its level.
     pub index: usize,
+    /// Taken of a running VM.
+    pub running: bool,
 }
 
 /// Reads `vmsvc/snapshot.get`: `|-ROOT`, `--|-CHILD`, and under each `--Snapshot Name        : …`. Descriptions may run over
@@ -137,7 +139,7 @@ pub(super) fn snapshot_tree(text: &str) -> Result<Vec<Snapshot>, String> {
                 counts.push(0);
             }
             let Some(count) = counts.get_mut(level) else { continue };
-            found.push(Snapshot { id: None, name: String::new(), about: String::new(), level, index: *count });
+            found.push(Snapshot { id: None, name: String::new(), about: String::new(), level, index: *count, running: false });
             *count += 1;
             continue;
         }
@@ -147,6 +149,7 @@ pub(super) fn snapshot_tree(text: &str) -> Result<Vec<Snapshot>, String> {
         match key.trim_end() {
             "Snapshot Name" => value.clone_into(&mut last.name),
             "Snapshot Desciption" | "Snapshot Description" => value.clone_into(&mut last.about),
+            "Snapshot State" => last.running = value.trim() == "powered on",
             "Snapshot Id" => {
                 let id = value.trim().parse().map_err(|_| format!("expected a number, found \"{}\"", short(line)))?;
                 last.id = Some(id);

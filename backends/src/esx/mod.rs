@@ -33,7 +33,8 @@ use async_trait::async_trait;
 use crate::wire::ssh::Destination;
 use crate::{Access, Backend, BackendError, Finding, Host, Target, TargetSummary, Uri};
 use shell::Shell;
-use survey::{Summary, Survey, TOOLS, tools, vms};
+use snapshot::Writer;
+use survey::{Listed, Summary, Survey, TOOLS, tools, vms};
 use target::EsxTarget;
 
 /// How long a snapshot or a change of power may take unless said: an hour holds a terabyte of memory on a slow datastore.
@@ -61,7 +62,8 @@ pub fn read(kind: &str, bytes: &[u8]) -> Result<(), String> {
             let read = text::parse(&text).map_err(|unread| unread.to_string())?;
             let mut found = Vec::new();
             read.all("vim.vm.device.VirtualDisk", &mut found);
-            let _ = (snapshot::from_info(&read), snapshot::saved(&read, Some(15)), snapshot::saved(&read, None));
+            let writers = [Writer::Snapshot(Some(15)), Writer::Snapshot(None), Writer::Suspending];
+            let _ = (snapshot::from_info(&read), writers.map(|writer| snapshot::saved(&read, writer)));
             let _ = Summary::of(VmId(5), &read);
             Ok(())
         }
@@ -165,7 +167,14 @@ struct EsxHost {
 impl Host for EsxHost {
     async fn targets(&mut self) -> Result<Vec<TargetSummary>, BackendError> {
         let found = vms(&self.shell, None).await?;
-        let target = |vm: Summary| TargetSummary { name: vm.name, id: vm.uuid, state: vm.state, memory: vm.memory, cpus: vm.cpus };
+        let target = |vm: Listed| match vm.summary {
+            Ok(vm) => TargetSummary { name: vm.name, id: vm.uuid, state: vm.state, memory: vm.memory, cpus: vm.cpus },
+            // One VM that says odd things does not hide the others.
+            Err(error) => {
+                let (name, state) = (vm.id.to_string(), format!("unknown: {}", error.why));
+                TargetSummary { name, id: None, state, memory: None, cpus: None }
+            }
+        };
         Ok(found.into_iter().map(target).collect())
     }
 
@@ -188,8 +197,10 @@ impl EsxHost {
         if let Some(number) = wanted.and_then(|wanted| wanted.parse().ok()).map(VmId)
             && !all.iter().any(|vm| vm.id == number)
         {
-            all.extend(Summary::ask(&self.shell, number).await?);
+            all.extend(Listed::ask(&self.shell, number).await?);
         }
+        let (all, unread): (Vec<_>, Vec<_>) = all.into_iter().map(|vm| vm.summary).partition(Result::is_ok);
+        let all: Vec<_> = all.into_iter().flatten().collect();
         let fits = |vm: &&Summary| {
             wanted.is_none_or(|wanted| {
                 let same = |id: &Option<String>| id.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(wanted));
@@ -204,6 +215,7 @@ impl EsxHost {
         }
         match found.pop() {
             Some(vm) => Ok(vm.id),
+            None if !unread.is_empty() => Err(unread.into_iter().find_map(Result::err).unwrap_or_else(|| refuse(String::new()))),
             None => Err(refuse(format!("it has no VM {}", wanted.unwrap_or("at all").escape_debug()))
                 .advise("list them: impound targets esx+ssh://root@esx1")),
         }

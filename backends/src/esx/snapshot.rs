@@ -98,7 +98,7 @@ fn below(list: &[Value], level: usize, counts: &mut Vec<usize>, found: &mut Vec<
         let count = counts.get_mut(level).ok_or("expected a snapshot under its parent")?;
         let index = *count;
         *count += 1;
-        found.push(Snapshot { id: Some(id), name: text("name"), about: text("description"), level, index });
+        found.push(Snapshot { id: Some(id), name: text("name"), about: text("description"), level, index, running: text("state") == "poweredOn" });
         below(one.list("childSnapshotList"), level + 1, counts, found)?;
     }
     Ok(())
@@ -134,7 +134,7 @@ async fn tasks(shell: &Shell, vm: VmId, word: &str, before: &[String]) -> Result
 }
 
 /// The ids of all tasks that the host remembers of this VM.
-async fn known_tasks(shell: &Shell, vm: VmId) -> Result<Vec<String>, BackendError> {
+pub(super) async fn known_tasks(shell: &Shell, vm: VmId) -> Result<Vec<String>, BackendError> {
     Ok(listing::tasks(&shell.ask(&command::tasks(vm)).await?.text()))
 }
 
@@ -150,6 +150,11 @@ pub(super) async fn quiet(shell: &Shell, vm: VmId) -> Result<(), BackendError> {
 /// Is it being suspended right now?
 pub(super) async fn suspending(shell: &Shell, vm: VmId) -> Result<bool, BackendError> {
     Ok(tasks(shell, vm, "suspend", &[]).await?.busy)
+}
+
+/// What the host says of a task with this word in its name that failed and is not among those of before.
+pub(super) async fn failed(shell: &Shell, vm: VmId, word: &str, before: &[String]) -> Result<Option<String>, BackendError> {
+    Ok(tasks(shell, vm, word, before).await?.failed)
 }
 
 /// What is wanted of a snapshot.
@@ -309,15 +314,26 @@ pub(super) struct Saved {
     pub memory: Option<String>,
 }
 
-/// What `get.filelayoutex` says that the snapshot with this id wrote; without an id, what suspending wrote.
-pub(super) fn saved(layout: &Value, id: Option<u64>) -> Saved {
+/// What wrote the memory that is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writer {
+    /// A snapshot, with its number where the host gives one.
+    Snapshot(Option<u64>),
+    /// Suspending.
+    Suspending,
+}
+
+/// What `get.filelayoutex` says that this one wrote.
+pub(super) fn saved(layout: &Value, writer: Writer) -> Saved {
     let name = |key: Option<u64>| {
         let file = layout.list("file").iter().find(|file| key.is_some() && file.number("key") == key)?;
         file.text("name").map(str::to_owned)
     };
     let of_type = |kind: &str| layout.list("file").iter().find(|f| f.text("type") == Some(kind))?.number("key");
-    let Some(id) = id else {
-        return Saved { state: name(of_type("suspend")), memory: name(of_type("suspendMemory")) };
+    let id = match writer {
+        Writer::Snapshot(Some(id)) => id,
+        Writer::Snapshot(None) => return Saved::default(),
+        Writer::Suspending => return Saved { state: name(of_type("suspend")), memory: name(of_type("suspendMemory")) },
     };
     let ending = format!("-snapshot-{id}");
     let ours = |one: &&Value| one.text("key").is_some_and(|key| key.ends_with(&ending));
@@ -360,10 +376,11 @@ mod tests {
             file(9, "[ds] w/w-1.vmss", "suspend")
         );
         let layout = text::parse(&layout).unwrap();
-        let found = saved(&layout, Some(15));
+        let found = saved(&layout, Writer::Snapshot(Some(15)));
         assert_eq!(found.memory.as_deref(), Some("[ds] w/w-Snapshot15.vmem"));
         assert_eq!(found.state.as_deref(), Some("[ds] w/w-Snapshot15.vmsn"));
-        assert_eq!(saved(&layout, Some(5)), Saved::default());
-        assert_eq!(saved(&layout, None), Saved { state: Some("[ds] w/w-1.vmss".to_owned()), memory: None });
+        assert_eq!(saved(&layout, Writer::Snapshot(Some(5))), Saved::default());
+        assert_eq!(saved(&layout, Writer::Snapshot(None)), Saved::default());
+        assert_eq!(saved(&layout, Writer::Suspending), Saved { state: Some("[ds] w/w-1.vmss".to_owned()), memory: None });
     }
 }

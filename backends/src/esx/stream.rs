@@ -9,9 +9,8 @@ use tokio::sync::mpsc::Sender;
 
 use super::command::{self, BLOCK};
 use super::files::FileAt;
-use super::listing::short;
 use super::shell::Shell;
-use crate::wire::ssh::Running;
+use crate::wire::ssh::{Ending, Running};
 use crate::{BackendError, GRAIN, Piece, Why};
 
 /// How often a stream may break, one after the other without a byte in between.
@@ -138,7 +137,7 @@ impl Copy<'_> {
     async fn short(&self, stream: Running) -> Result<End, BackendError> {
         match stream.end().await {
             Err(error) => Ok(End::Broke(error)),
-            Ok(ending) if !ending.good() => Ok(End::Refused(ending.told())),
+            Ok(ending) if !ending.good() => Ok(End::Refused(words(&ending))),
             // A status that never came looks like a good one.
             Ok(_) => {
                 let now = self.shell.measure(&self.file.path).await?;
@@ -179,10 +178,17 @@ impl Copy<'_> {
         if self.bad > BAD_BLOCKS {
             return Err(BackendError::unsupported("read a file", &self.file.path, format!("too many blocks fail: {why}")));
         }
-        let gap = Piece::Gap { at: self.at, len: end - self.at, why: Why::Unreadable(short(&why)) };
+        let gap = Piece::Gap { at: self.at, len: end - self.at, why: Why::Unreadable(why) };
         (self.at, self.refusals) = (end, 0);
         Ok(self.out.send(Ok(gap)).await.is_ok())
     }
+}
+
+/// What `dd` says of its failure; it may count what it copied behind that.
+fn words(ending: &Ending) -> String {
+    let all = String::from_utf8_lossy(&ending.words);
+    let said = all.lines().find(|line| line.starts_with("dd:"));
+    said.map_or_else(|| ending.told(), |line| line.chars().take(300).collect::<String>().escape_debug().to_string())
 }
 
 /// Zeros are not carried around.

@@ -268,13 +268,30 @@ pub(super) async fn tools(shell: &Shell) -> Result<Vec<String>, BackendError> {
     Ok(names.into_iter().filter(|name| text.lines().any(|line| line == *name)).map(str::to_owned).collect())
 }
 
+/// A VM that is there, and what it says of itself.
+pub(super) struct Listed {
+    pub(super) id: VmId,
+    pub(super) summary: Result<Summary, BackendError>,
+}
+
+impl Listed {
+    /// Asks for the one with this id; none if there is none.
+    pub(super) async fn ask(shell: &Shell, id: VmId) -> Result<Option<Self>, BackendError> {
+        match Summary::ask(shell, id).await {
+            Ok(summary) => Ok(summary.map(|summary| Self { id, summary: Ok(summary) })),
+            Err(error) if error.kind == crate::Kind::Corrupt => Ok(Some(Self { id, summary: Err(error) })),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// All VMs of the host, or those whose row holds `wanted`.
-pub(super) async fn vms(shell: &Shell, wanted: Option<&str>) -> Result<Vec<Summary>, BackendError> {
+pub(super) async fn vms(shell: &Shell, wanted: Option<&str>) -> Result<Vec<Listed>, BackendError> {
     let command = command::all_vms();
     let ids = listing::vm_ids(&shell.text(&command).await?, wanted).map_err(|why| shell.unread(&command, &why))?;
     let mut found = Vec::new();
     for id in ids {
-        found.extend(Summary::ask(shell, VmId(id)).await?);
+        found.extend(Listed::ask(shell, VmId(id)).await?);
     }
     Ok(found)
 }

@@ -14,7 +14,7 @@ use super::files::{FileAt, path_of};
 use super::items::{self, READ, SNAPSHOT, SUSPEND, Source, Sourced};
 use super::reading::{self, Read, Reading};
 use super::shell::Shell;
-use super::snapshot::{self, Wanted, is_ours, name_of};
+use super::snapshot::{self, Wanted, Writer, is_ours, name_of};
 use super::survey::Survey;
 use super::undo::{EsxUndo, change, power_state};
 use super::{command, disks};
@@ -193,6 +193,10 @@ impl EsxTarget {
             let id = made.id.map_or("VMID …".to_owned(), |id| format!("{vm} {id}"));
             self.kept = Some(format!("snapshot {}; remove it with: vim-cmd vmsvc/snapshot.remove {id}", ready.name));
         }
+        if memory && !made.running {
+            let why = "it was powered off meanwhile, and its snapshot has no memory";
+            return Err(BackendError::unsupported("take memory", &self.survey.vm.name, why));
+        }
         // Two runs may have begun at the same time: the one that came first has it.
         let all = snapshot::list(&self.shell, vm).await?;
         if let Some(other) = all.iter().find(|one| is_ours(&one.name) && one.name != made.name && one.id < made.id) {
@@ -210,9 +214,9 @@ impl EsxTarget {
     }
 
     /// The files of saved memory: by what the host says they are, or the only ones of their kind that are new.
-    async fn saved(&self, id: Option<u64>) -> Result<(String, Option<String>), BackendError> {
+    async fn saved(&self, writer: Writer) -> Result<(String, Option<String>), BackendError> {
         let layout = self.shell.object(&command::layout(self.survey.vm.id)).await?;
-        let saved = snapshot::saved(&layout, id);
+        let saved = snapshot::saved(&layout, writer);
         let path = |name: String| path_of(&self.survey.volumes, &name).ok();
         let (state, memory) = (saved.state.and_then(path), saved.memory.and_then(path));
         let now = self.survey.list(&self.shell).await?;
@@ -221,7 +225,7 @@ impl EsxTarget {
             let mut found = fresh.iter().filter(|file| file.path.ends_with(ending));
             found.next().filter(|_| found.next().is_none()).map(|file| file.path.clone())
         };
-        let state = state.or_else(|| only(if id.is_some() { ".vmsn" } else { ".vmss" }));
+        let state = state.or_else(|| only(if writer == Writer::Suspending { ".vmss" } else { ".vmsn" }));
         let Some(state) = state else {
             let why = "no file of its state is there: was it powered off meanwhile?";
             return Err(BackendError::unsupported("find the saved memory", &self.survey.vm.name, why));
@@ -232,9 +236,9 @@ impl EsxTarget {
     }
 
     /// What each item is read from, measured now that nothing writes it any more.
-    async fn sources(&self, chosen: Vec<Sourced>, id: Option<u64>, way: Way) -> Result<Vec<Reading>, BackendError> {
+    async fn sources(&self, chosen: Vec<Sourced>, writer: Writer, way: Way) -> Result<Vec<Reading>, BackendError> {
         let memory = chosen.iter().any(|one| matches!(one.source, Source::State | Source::Memory));
-        let saved = if memory { Some(self.saved(id).await?) } else { None };
+        let saved = if memory { Some(self.saved(writer).await?) } else { None };
         let uncovered = if matches!(way, Way::Snapshot { .. }) { self.uncovered().await? } else { Vec::new() };
         let mut readings = Vec::new();
         for Sourced { mut item, source } in chosen {
@@ -411,7 +415,8 @@ impl Target for EsxTarget {
             facts = made?;
         }
         let id = facts.pointer("/snapshot/id").and_then(Json::as_u64);
-        let readings = self.sources(chosen, id, way).await?;
+        let writer = if matches!(way, Way::Snapshot { .. }) { Writer::Snapshot(id) } else { Writer::Suspending };
+        let readings = self.sources(chosen, writer, way).await?;
         Ok(self.start(readings, way, &facts))
     }
 
@@ -455,7 +460,7 @@ impl Freeze for EsxTarget {
     async fn freeze(&mut self, _journal: &mut dyn Journal) -> Result<(), BackendError> {
         let vm = self.survey.vm.id;
         self.pauses.push(Pause { stopped: Timestamp::now(), resumed: None });
-        change(&self.shell, vm, &command::suspend(vm), "Suspended", self.patience).await
+        change(&self.shell, vm, &command::suspend(vm), ("Suspended", "suspend"), self.patience).await
     }
 
     async fn thaw(&mut self, journal: &mut dyn Journal) -> Result<(), BackendError> {

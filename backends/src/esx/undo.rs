@@ -82,17 +82,18 @@ async fn go_on(shell: &Shell, vm: VmId, patience: Duration) -> Result<bool, Back
 }
 
 async fn resume(shell: &Shell, vm: VmId, patience: Duration) -> Result<(), BackendError> {
-    change(shell, vm, &command::power_on(vm), "Powered on", patience).await
+    change(shell, vm, &command::power_on(vm), ("Powered on", "powerOn"), patience).await
 }
 
-/// Says `command` and waits until the VM is in this state.
+/// Says `command` and waits until the VM is in this state; the task that does it has this word in its name.
 pub(super) async fn change(
     shell: &Shell,
     vm: VmId,
     command: &crate::wire::ssh::Command,
-    wanted: &str,
+    (wanted, word): (&str, &str),
     patience: Duration,
 ) -> Result<(), BackendError> {
+    let before = snapshot::known_tasks(shell, vm).await?;
     let complains = match shell.tell(command).await {
         Ok(answer) => complaint(&answer),
         Err(error) => Some(error.to_string()),
@@ -103,6 +104,9 @@ pub(super) async fn change(
             return Ok(());
         }
         idle += 1;
+        if let Some(why) = snapshot::failed(shell, vm, word, &before).await? {
+            return Err(shell.failed(command, &why));
+        }
         if let Some(why) = complains.as_ref().filter(|_| idle >= 8) {
             return Err(shell.failed(command, why));
         }

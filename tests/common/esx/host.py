@@ -110,7 +110,7 @@ class Host:
 
     def settle(self):
         for task in self.state["tasks"]:
-            if task["state"] == "running" and task["until"] <= time.time():
+            if task["state"] == "running" and task["until"] <= time.time() and not self.control.get("hold"):
                 vm = next(vm for vm in self.state["vms"] if vm["id"] == task["vm"])
                 error = getattr(self, "do_" + task["effect"]["do"])(vm, task["effect"])
                 task["state"] = "error" if error else "success"
