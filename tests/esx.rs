@@ -1,7 +1,12 @@
 //! ESXi by its shell, against a double of the host (`common/esx`): what is taken, what is left behind, what was said, and what
 //! happens when something breaks.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test stops where something is not as it should be")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test stops where something is not as it should be"
+)]
 #![cfg(feature = "esx")]
 
 mod common;
@@ -12,6 +17,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use common::esx::said;
 use common::esx::{DISK, Esx, MEMORY, NAME, STORE, content};
 use common::run::{Exhibit, Ran, impound, run, sha256sum};
 use serde_json::json;
@@ -74,62 +80,10 @@ impl Bench {
 impl Drop for Bench {
     /// Nothing was ever said to the host that `docs/esx.md` does not list.
     fn drop(&mut self) {
-        let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/esx.md")).unwrap();
-        let listed: Vec<_> = docs.lines().filter_map(|line| line.strip_prefix("    ")).collect();
-        assert!(listed.len() >= 20 && !listed.iter().any(|line| line.contains("removeall")), "{listed:?}");
-        for said in self.esx.journal() {
-            let fits = listed.iter().any(|pattern| fits(pattern, &said));
-            if !fits && !std::thread::panicking() {
-                panic!("not in docs/esx.md: {said}");
-            }
+        if !std::thread::panicking() {
+            said::only_what_is_listed(&self.esx.journal());
         }
     }
-}
-
-/// A command as the shell sees it: words, quotes taken away.
-fn words(text: &str) -> Vec<String> {
-    let (mut words, mut word, mut quoted, mut any) = (Vec::new(), String::new(), false, false);
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\'' => (quoted, any) = (!quoted, true),
-            '\\' if !quoted => word.extend(chars.next()),
-            ' ' if !quoted => {
-                if any || !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
-                any = false;
-            }
-            c => word.push(c),
-        }
-    }
-    if any || !word.is_empty() {
-        words.push(word);
-    }
-    words
-}
-
-/// Is this what the documentation lists? A word in capitals stands for one that fits its kind.
-fn fits(pattern: &str, said: &str) -> bool {
-    let (pattern, said) = (words(pattern), words(said));
-    let names = pattern.last().is_some_and(|last| last == "NAMES");
-    let number = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
-    let one = |(pattern, said): (&String, &String)| match pattern.as_str() {
-        "VMID" | "ID" | "LEVEL" | "INDEX" => number(said),
-        "MEMORY" => said == "0" || said == "1",
-        "PATH" | "FOLDER" => said.starts_with('/'),
-        "TASK" => said.starts_with("haTask-"),
-        "TEXT" | "NAMES" => true,
-        "impound-RUN" => said.strip_prefix("impound-").is_some_and(|run| run.len() == 8),
-        "if=PATH" => said.starts_with("if=/"),
-        "skip=N" | "count=N" => said.split_once('=').is_some_and(|(key, value)| pattern.starts_with(key) && number(value)),
-        script if script.contains('…') => {
-            let (head, tail) = script.split_once('…').unwrap();
-            said.starts_with(head) && said.trim_end().ends_with(tail.trim_start_matches("; "))
-        }
-        word => word == said,
-    };
-    (pattern.len() == said.len() || (names && said.len() >= pattern.len())) && pattern.iter().zip(&said).all(one)
 }
 
 /// Everything, from each release whose texts we know: complete, equal to what lay there, opened as a whole, and nothing left.
@@ -139,8 +93,13 @@ fn everything_is_taken_under_a_snapshot_that_is_gone_afterwards() -> Result<()> 
         let bench = Bench::new(style);
         let before = bench.esx.files();
         let ran = bench.acquire(&[])?.expect(0)?;
-        let outcomes: Vec<_> = ran.rows()?.iter().map(|row| format!("{} {}", row["item"].as_str().unwrap(), row["outcome"].as_str().unwrap())).collect();
-        let wanted = ["memory", "memory.vmem", "disk0", "disk0.1", "config", "config.1", "config.2"].map(|item| format!("{item} complete"));
+        let outcomes: Vec<_> = ran
+            .rows()?
+            .iter()
+            .map(|row| format!("{} {}", row["item"].as_str().unwrap(), row["outcome"].as_str().unwrap()))
+            .collect();
+        let wanted = ["memory", "memory.vmem", "disk0", "disk0.1", "config", "config.1", "config.2"]
+            .map(|item| format!("{item} complete"));
         assert_eq!(outcomes, wanted, "{style}");
         bench.as_found(&[]);
         assert_eq!(bench.esx.files(), before, "{style}");
@@ -159,7 +118,11 @@ fn everything_is_taken_under_a_snapshot_that_is_gone_afterwards() -> Result<()> 
         }
         // What it cost: the files that the snapshot made, the space, the stun by the host's log and not by the guest's words.
         let created = memory.record["instant"]["created"].as_array().context("no files")?;
-        assert!(created.iter().any(|file| file["path"].as_str().is_some_and(|path| path.ends_with("Snapshot15.vmem")) && file["len"] == MEMORY), "{created:?}");
+        assert!(
+            created.iter().any(|file| file["path"].as_str().is_some_and(|path| path.ends_with("Snapshot15.vmem"))
+                && file["len"] == MEMORY),
+            "{created:?}"
+        );
         assert!(memory.record["instant"]["free_after"].as_u64() < memory.record["instant"]["free_before"].as_u64());
         let pauses = memory.record["pauses"].as_array().context("no pauses")?;
         assert_eq!(pauses.len(), 2, "{pauses:?}");
@@ -189,7 +152,8 @@ fn a_chain_opens_as_one_disk_and_the_owners_snapshots_stay() -> Result<()> {
         let (snapshots, files) = (bench.esx.snapshots(), bench.esx.files());
         assert_eq!(snapshots.len(), 2);
         let rows = bench.acquire(&["--memory", "--disk", "disk0"])?.expect(0)?.rows()?;
-        let parts: Vec<_> = rows.iter().filter_map(|row| row["item"].as_str()).filter(|item| item.starts_with("disk0")).collect();
+        let parts: Vec<_> =
+            rows.iter().filter_map(|row| row["item"].as_str()).filter(|item| item.starts_with("disk0")).collect();
         assert_eq!(parts, ["disk0", "disk0.1", "disk0.2", "disk0.3", "disk0.4", "disk0.5"]);
         bench.as_found(&snapshots);
         assert_eq!(bench.esx.files(), files);
@@ -199,7 +163,11 @@ fn a_chain_opens_as_one_disk_and_the_owners_snapshots_stay() -> Result<()> {
         fs::rename(&base, bench.folder.path().join("elsewhere"))?;
         let head = bench.exhibit("disk0").dir;
         let refused = run(&["image", head.to_str().unwrap()])?.expect(1)?;
-        ensure!(refused.stderr.contains("-flat.vmdk") && refused.stderr.contains("keep them in one folder"), "{}", refused.stderr);
+        ensure!(
+            refused.stderr.contains("-flat.vmdk") && refused.stderr.contains("keep them in one folder"),
+            "{}",
+            refused.stderr
+        );
     }
     Ok(())
 }
@@ -211,20 +179,36 @@ fn disks_that_no_snapshot_covers_are_named() -> Result<()> {
     bench.esx.add_disk(2001, "independent_persistent", &content(1 << 20, 2));
     bench.esx.change(|state| {
         let disks = state["vms"][0]["disks"].as_array_mut().unwrap();
-        let disk = |key: u64, backing: &str, file: &str| json!({ "key": key, "label": "x", "backing": backing, "file": file, "mode": "persistent",
-            "capacity": 1 << 20, "extents": [], "bases": {}, "vsan": true });
+        let disk = |key: u64, backing: &str, file: &str| {
+            json!({ "key": key, "label": "x", "backing": backing, "file": file, "mode": "persistent",
+            "capacity": 1 << 20, "extents": [], "bases": {}, "vsan": true })
+        };
         disks.push(disk(2002, "raw", &format!("[{STORE}] {NAME}/rdm.vmdk")));
         disks.push(disk(2003, "flat", "[vsanDatastore] x/x.vmdk"));
     });
     let vmx = bench.esx.vm_folder().join(format!("{NAME}.vmx"));
     fs::write(vmx, "displayName = \"x\"\nencryption.keySafe = \"vmware:key\"\nvtpm.present = \"TRUE\"\n")?;
     let shown = bench.ask(&["show", &Bench::target("12")])?.expect(0)?.stdout;
-    for words in ["no snapshot covers it", "raw device (physicalMode", "vsanDatastore (vsan)", "ciphertext", "virtual TPM", "MiB free", "number"] {
+    for words in [
+        "no snapshot covers it",
+        "raw device (physicalMode",
+        "vsanDatastore (vsan)",
+        "ciphertext",
+        "virtual TPM",
+        "MiB free",
+        "number",
+    ] {
         ensure!(shown.contains(words), "{words} is not in {shown}");
     }
     let rows = bench.acquire(&[])?.expect(3)?.rows()?;
     let outcome = |item: &str| rows.iter().find(|row| row["item"] == item).map(|row| row["outcome"].clone());
-    for (item, wanted) in [("disk0.1", "complete"), ("disk1", "failed"), ("disk2", "failed"), ("disk3", "failed"), ("memory.vmem", "complete")] {
+    for (item, wanted) in [
+        ("disk0.1", "complete"),
+        ("disk1", "failed"),
+        ("disk2", "failed"),
+        ("disk3", "failed"),
+        ("memory.vmem", "complete"),
+    ] {
         assert_eq!(outcome(item), Some(json!(wanted)), "{item}");
     }
     bench.acquire(&["--disk", "disk2"])?.expect(1)?.says("raw device")?;
@@ -374,7 +358,11 @@ fn the_hosts_own_digest_counts() -> Result<()> {
     bench.esx.without("sha256sum");
     bench.acquire(&["--disk", "disk0"])?.expect(0)?;
     let flat = bench.exhibit("disk0.1");
-    ensure!(flat.record["findings"].to_string().contains("no sha256sum") && flat.record.get("witnesses").is_none(), "{}", flat.record);
+    ensure!(
+        flat.record["findings"].to_string().contains("no sha256sum") && flat.record.get("witnesses").is_none(),
+        "{}",
+        flat.record
+    );
     bench.ask(&["doctor", "esx+ssh://there"])?.expect(0)?;
     let liar = bench.esx.home().join("bin/sha256sum");
     fs::write(&liar, format!("#!/bin/sh\necho \"{}  x\"\n", "ab".repeat(32)))?;
@@ -418,7 +406,10 @@ fn names_and_notes_of_others_stay_names_and_notes() -> Result<()> {
     let forged = "x\", \n   }, \n   config = (vim.vm.Summary.ConfigSummary) {\n      name = \"bank\", \n      uuid = \"1\", \n   }, \n   g = (G) {\n      n = \"";
     bench.esx.change(|state| state["vms"][0]["host_name"] = json!(forged));
     let rows = bench.ask(&["targets", "esx+ssh://there"])?.expect(0)?.rows()?;
-    ensure!(rows[0]["name"] == "12" && rows[0]["state"].as_str().is_some_and(|state| state.contains("pretend")), "{rows:?}");
+    ensure!(
+        rows[0]["name"] == "12" && rows[0]["state"].as_str().is_some_and(|state| state.contains("pretend")),
+        "{rows:?}"
+    );
     bench.ask(&["show", &Bench::target(NAME)])?.expect(1)?.says("pretend")?;
     bench.esx.change(|state| {
         let vm = &mut state["vms"][0];
@@ -428,8 +419,22 @@ fn names_and_notes_of_others_stay_names_and_notes() -> Result<()> {
         state["vms"].as_array_mut().unwrap().push(other);
     });
     bench.ask(&["show", &Bench::target(NAME)])?.expect(1)?.says("2 VMs could be meant")?.says("number 12")?;
-    bench.ask(&["acquire", &Bench::target("12"), "--disk", "disk0", "--case", bench.case().to_str().unwrap(), "--examiner", "'; reboot; '$(id)"])?.expect(0)?;
-    assert!(bench.esx.journal().iter().any(|said| said.contains("; reboot; ")), "the holder is said to the host, as text");
+    bench
+        .ask(&[
+            "acquire",
+            &Bench::target("12"),
+            "--disk",
+            "disk0",
+            "--case",
+            bench.case().to_str().unwrap(),
+            "--examiner",
+            "'; reboot; '$(id)",
+        ])?
+        .expect(0)?;
+    assert!(
+        bench.esx.journal().iter().any(|said| said.contains("; reboot; ")),
+        "the holder is said to the host, as text"
+    );
     bench.as_found(&[]);
     Ok(())
 }
@@ -452,10 +457,14 @@ fn until(mut happened: impl FnMut() -> bool) -> Result<()> {
 
 #[test]
 fn the_list_of_commands_is_read_as_it_is_meant() {
-    assert!(fits("vim-cmd vmsvc/snapshot.remove VMID ID", "vim-cmd vmsvc/snapshot.remove 12 15"));
-    for other in ["vim-cmd vmsvc/snapshot.removeall 12", "vim-cmd vmsvc/snapshot.remove 12 15 1", "vim-cmd vmsvc/snapshot.remove 12 '1; x'"] {
-        assert!(!fits("vim-cmd vmsvc/snapshot.remove VMID ID", other), "{other}");
+    assert!(said::fits("vim-cmd vmsvc/snapshot.remove VMID ID", "vim-cmd vmsvc/snapshot.remove 12 15"));
+    for other in [
+        "vim-cmd vmsvc/snapshot.removeall 12",
+        "vim-cmd vmsvc/snapshot.remove 12 15 1",
+        "vim-cmd vmsvc/snapshot.remove 12 '1; x'",
+    ] {
+        assert!(!said::fits("vim-cmd vmsvc/snapshot.remove VMID ID", other), "{other}");
     }
-    assert!(fits("stat -c '%s %b' PATH", "stat -c '%s %b' '/a/it'\\''s'"));
-    assert!(!fits("stat -c '%s %b' PATH", "stat -c '%s %b' '/a' '; x'"));
+    assert!(said::fits("stat -c '%s %b' PATH", "stat -c '%s %b' '/a/it'\\''s'"));
+    assert!(!said::fits("stat -c '%s %b' PATH", "stat -c '%s %b' '/a' '; x'"));
 }

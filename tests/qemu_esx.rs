@@ -1,7 +1,11 @@
 //! The whole path on memory of a real guest: what was planted in a Linux is found in the exhibits of a VM that an ESXi has,
 //! though only a double of it (`common/esx`): the guest's memory was taken from QEMU and wrapped as VMware saves it.
 
-#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "this is test code: what is not there should fail the test")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "this is test code: what is not there should fail the test"
+)]
 #![cfg(feature = "esx")]
 
 mod common;
@@ -37,7 +41,8 @@ fn what_was_planted_is_found_in_memory_that_an_esxi_saved() -> Result<()> {
     let guest = Guest::boot(&Spec::new("linux-small"))?;
     let folder = tempfile::tempdir()?;
     let (first, second) = (folder.path().join("qemu"), folder.path().join("esx"));
-    run(&["acquire", &guest.target(), "--memory", "--memory-method", "paused", "--case", first.to_str().unwrap()])?.expect(0)?;
+    run(&["acquire", &guest.target(), "--memory", "--memory-method", "paused", "--case", first.to_str().unwrap()])?
+        .expect(0)?;
     guest.kill()?;
     let taken = Exhibit::find(&first, "memory")?;
 
@@ -49,7 +54,16 @@ fn what_was_planted_is_found_in_memory_that_an_esxi_saved() -> Result<()> {
     fs::write(&meta, vmsn(0xbed3_bed3, &registers(&taken.record)?, &regions_of(&[(0, len)]), None))?;
     esx.change(|state| state["vms"][0]["memory_mb"] = json!(len >> 20));
     let (target, config) = (format!("esx+ssh://there#{NAME}"), esx.sshd.config());
-    run(&["acquire", &target, "--memory", "--case", second.to_str().unwrap(), "--ssh-config", config.to_str().unwrap()])?.expect(0)?;
+    run(&[
+        "acquire",
+        &target,
+        "--memory",
+        "--case",
+        second.to_str().unwrap(),
+        "--ssh-config",
+        config.to_str().unwrap(),
+    ])?
+    .expect(0)?;
     assert_eq!(esx.snapshots(), []);
 
     let (theirs, ours) = (Exhibit::find(&first, "memory")?, Exhibit::find(&second, "memory")?);

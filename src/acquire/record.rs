@@ -120,12 +120,9 @@ pub(super) fn pause_line(finished: &Finished) -> String {
         format!("the guest stood still for {}", pauses.join(", "))
     };
     let micros = |us: u64| format!("{}.{} ms", us / 1000, us % 1000 / 100);
-    let stall = finished
-        .stall
-        .as_ref()
-        .map_or(String::new(), |stall| {
-            format!("; the longest wait of a CPU was {}{}", if at_most { "at most " } else { "" }, micros(stall.worst_us))
-        });
+    let stall = finished.stall.as_ref().map_or(String::new(), |stall| {
+        format!("; the longest wait of a CPU was {}{}", if at_most { "at most " } else { "" }, micros(stall.worst_us))
+    });
     format!("{stopped}{stall}; it is {} now", finished.state)
 }
 
@@ -138,13 +135,15 @@ pub(super) fn outcome(captured: &Captured, ingested: &Ingested, finished: &Finis
         ingest::Outcome::Partial => {
             Outcome::Partial { why: format!("{} could not be read", human_bytes(missing)), missing }
         }
-        ingest::Outcome::Complete => match contradiction(captured, ingested, finished).or(suspicion(captured, ingested)) {
-            Some(why) => Outcome::Partial { why, missing: 0 },
-            None if finished.guest_unsure => {
-                Outcome::Partial { why: "the run could not be brought to its end".to_owned(), missing: 0 }
+        ingest::Outcome::Complete => {
+            match contradiction(captured, ingested, finished).or(suspicion(captured, ingested)) {
+                Some(why) => Outcome::Partial { why, missing: 0 },
+                None if finished.guest_unsure => {
+                    Outcome::Partial { why: "the run could not be brought to its end".to_owned(), missing: 0 }
+                }
+                None => Outcome::Complete,
             }
-            None => Outcome::Complete,
-        },
+        }
     }
 }
 

@@ -130,7 +130,9 @@ impl Shelf {
     /// Why a file is not there.
     pub(super) fn lacks(&self) -> String {
         let (item, run) = (&self.item, &self.run);
-        format!("it is not among the exhibits beside this one that belong to {item} of run {run}: keep them in one folder")
+        format!(
+            "it is not among the exhibits beside this one that belong to {item} of run {run}: keep them in one folder"
+        )
     }
 
     /// Names of the files.

@@ -1,5 +1,12 @@
 //! Deltas of VMware's disks as public readers describe them: COWD and seSparse, with the descriptor that names them.
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::indexing_slicing, dead_code, unreachable_pub, reason = "this is test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    dead_code,
+    unreachable_pub,
+    reason = "this is test code"
+)]
 
 /// A descriptor as a host writes it.
 pub fn descriptor(cid: &str, parent: Option<(&str, &str)>, extents: &[String]) -> String {

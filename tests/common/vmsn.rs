@@ -104,4 +104,3 @@ pub fn vmsn(magic: u32, cpu: &[u8], memory_tags: &[u8], inline: Option<(&[u8], u
     put(&mut file, 92 + 64, &le(&[begin, size]));
     file
 }
-

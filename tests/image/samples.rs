@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::vdi_vhd::{seal, vhd};
 use crate::deltas::{Grain, cowd, descriptor, put, sesparse};
+use crate::vdi_vhd::{seal, vhd};
 
 type Sample = (&'static str, Vec<u8>);
 

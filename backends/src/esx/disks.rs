@@ -130,7 +130,8 @@ fn described(number: usize, device: &Value) -> Disk {
     if backing.starts_with("RawDiskMapping") {
         let mode = text("backing.compatibilityMode");
         let device = text("backing.deviceName");
-        disk.refused = Some(format!("a raw device ({mode}, {device}): no file holds its bytes; take that device where it is"));
+        disk.refused =
+            Some(format!("a raw device ({mode}, {device}): no file holds its bytes; take that device where it is"));
     } else if disk.file.is_empty() {
         disk.refused = Some(format!("its backing ({backing}) names no file"));
     }
@@ -161,7 +162,9 @@ async fn parts(shell: &Shell, file: &str, volumes: &[Volume]) -> Result<Vec<Part
             return Err(Refused::Disk(format!("its chain of files does not end at \"{}\"", short(&path))));
         }
         let volume = volume_of(volumes, &path);
-        if let Some(volume) = volume.filter(|volume| matches!(volume.kind.to_ascii_lowercase().as_str(), "vsan" | "vvol")) {
+        if let Some(volume) =
+            volume.filter(|volume| matches!(volume.kind.to_ascii_lowercase().as_str(), "vsan" | "vvol"))
+        {
             let why = format!("it is an object on {} ({}): there is no -flat file to read", volume.name, volume.kind);
             return Err(Refused::Disk(why));
         }
@@ -206,7 +209,13 @@ mod tests {
         let read = descriptor(text).unwrap();
         assert_eq!(read.extents, [("SESPARSE".to_owned(), "w \"x\" (1)-sesparse.vmdk".to_owned())]);
         assert_eq!(read.parent.as_deref(), Some("a = b.vmdk"));
-        for bad in ["", "RW 4 VMFS \"x\"", "# Disk DescriptorFile\n", "# Disk DescriptorFile\nRW 4 VMFS\n", "# Disk DescriptorFile\nRW \"x\"\n"] {
+        for bad in [
+            "",
+            "RW 4 VMFS \"x\"",
+            "# Disk DescriptorFile\n",
+            "# Disk DescriptorFile\nRW 4 VMFS\n",
+            "# Disk DescriptorFile\nRW \"x\"\n",
+        ] {
             assert!(descriptor(bad).is_err(), "{bad}");
         }
     }

@@ -27,7 +27,9 @@ pub(super) fn path_of(volumes: &[Volume], name: &str) -> Result<String, String> 
         Some((volume.name.len(), format!("{}/{rest}", volume.mount)))
     };
     let found = volumes.iter().filter(|volume| !volume.name.is_empty()).filter_map(inside).max_by_key(|(len, _)| *len);
-    let Some((_, path)) = found else { return Err(format!("no datastore of this host is that of \"{}\"", short(name))) };
+    let Some((_, path)) = found else {
+        return Err(format!("no datastore of this host is that of \"{}\"", short(name)));
+    };
     checked(path)
 }
 
@@ -81,8 +83,9 @@ impl Shell {
     pub(super) async fn measure(&self, path: &str) -> Result<FileAt, BackendError> {
         let answer = self.ask(&command::stat(path)).await?;
         let sizes = sizes(&answer.text()).filter(|_| answer.ending.good());
-        let (len, allocated) =
-            sizes.ok_or_else(|| BackendError::unsupported("measure a file", path.escape_debug().to_string(), answer.ending.told()))?;
+        let (len, allocated) = sizes.ok_or_else(|| {
+            BackendError::unsupported("measure a file", path.escape_debug().to_string(), answer.ending.told())
+        })?;
         Ok(FileAt { path: path.to_owned(), len, allocated })
     }
 
@@ -91,7 +94,11 @@ impl Shell {
         let command = command::list(folder);
         let answer = self.ask(&command).await?;
         if !answer.ending.good() {
-            return Err(BackendError::unsupported("list a folder", folder.escape_debug().to_string(), answer.ending.told()));
+            return Err(BackendError::unsupported(
+                "list a folder",
+                folder.escape_debug().to_string(),
+                answer.ending.told(),
+            ));
         }
         let mut files = Vec::new();
         for row in answer.text().split('\0').filter(|row| !row.is_empty()).take(FILES) {
@@ -114,7 +121,12 @@ impl Shell {
             return Err(BackendError::unsupported("read a file", on(), answer.ending.told()));
         }
         if answer.stdout.len() as u64 >= TEXT {
-            return Err(BackendError::new(Kind::Corrupt, "read a file", on(), format!("expected less than {TEXT} bytes")));
+            return Err(BackendError::new(
+                Kind::Corrupt,
+                "read a file",
+                on(),
+                format!("expected less than {TEXT} bytes"),
+            ));
         }
         Ok(answer.stdout)
     }

@@ -58,7 +58,10 @@ pub(super) fn all(survey: &Survey) -> Vec<Sourced> {
         }
         for (number, part) in disk.parts.iter().enumerate() {
             let of = (number > 0).then(|| disk.name.clone());
-            all.push(Sourced { item: item(part_name(&disk.name, number), part, of), source: Source::File(part.file.clone()) });
+            all.push(Sourced {
+                item: item(part_name(&disk.name, number), part, of),
+                source: Source::File(part.file.clone()),
+            });
         }
     }
     all.extend(config(survey));
@@ -104,7 +107,8 @@ fn config(survey: &Survey) -> Vec<Sourced> {
     let paths = names.map(|name| format!("{folder}/{name}"));
     let found = paths.iter().filter_map(|path| survey.files.iter().find(|file| file.path == *path));
     let consistency = if survey.runs() { Consistency::Live } else { Consistency::Instantaneous };
-    let method = Method { name: READ.to_owned(), consistency, pause: "none".to_owned(), holds_guest: false, unusable: None };
+    let method =
+        Method { name: READ.to_owned(), consistency, pause: "none".to_owned(), holds_guest: false, unusable: None };
     found
         .enumerate()
         .map(|(number, file)| Sourced {
@@ -137,7 +141,11 @@ fn methods(survey: &Survey, memory: bool, refused: Option<&str>) -> Vec<Method> 
     if !survey.runs() {
         return vec![method(READ, Consistency::Instantaneous, "none: it does not run", false)];
     }
-    let stun = if memory { "the host stuns it; vmware.log tells for how long" } else { "a short stun; vmware.log tells for how long" };
+    let stun = if memory {
+        "the host stuns it; vmware.log tells for how long"
+    } else {
+        "a short stun; vmware.log tells for how long"
+    };
     let snapshot = method(SNAPSHOT, Consistency::QuasiInstantaneous, stun, false);
     let suspend = method(SUSPEND, Consistency::Instantaneous, "until all is copied", true);
     vec![snapshot, suspend]

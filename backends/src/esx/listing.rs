@@ -18,7 +18,10 @@ pub(super) fn vm_ids(text: &str, wanted: Option<&str>) -> Result<Vec<u32>, Strin
         let digits = line.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
         let behind = line.get(digits.len()..).unwrap_or_default();
         let Ok(id) = digits.parse::<u32>() else { continue };
-        if behind.starts_with(char::is_whitespace) && wanted.is_none_or(|wanted| behind.contains(wanted)) && !ids.contains(&id) {
+        if behind.starts_with(char::is_whitespace)
+            && wanted.is_none_or(|wanted| behind.contains(wanted))
+            && !ids.contains(&id)
+        {
             ids.push(id);
         }
     }
@@ -139,7 +142,14 @@ pub(super) fn snapshot_tree(text: &str) -> Result<Vec<Snapshot>, String> {
                 counts.push(0);
             }
             let Some(count) = counts.get_mut(level) else { continue };
-            found.push(Snapshot { id: None, name: String::new(), about: String::new(), level, index: *count, running: false });
+            found.push(Snapshot {
+                id: None,
+                name: String::new(),
+                about: String::new(),
+                level,
+                index: *count,
+                running: false,
+            });
             *count += 1;
             continue;
         }
@@ -184,7 +194,9 @@ pub(super) fn tasks(text: &str) -> Vec<String> {
 pub(super) fn power_state(text: &str) -> Result<&str, String> {
     let mut lines = text.lines().map(str::trim);
     match (lines.next(), lines.next()) {
-        (Some(head), Some(state @ ("Powered on" | "Powered off" | "Suspended"))) if head.starts_with("Retrieved runtime info") => {
+        (Some(head), Some(state @ ("Powered on" | "Powered off" | "Suspended")))
+            if head.starts_with("Retrieved runtime info") =>
+        {
             Ok(state)
         }
         (head, state) => {
@@ -241,7 +253,13 @@ mod tests {
         let names: Vec<_> = found.iter().map(|volume| volume.name.as_str()).collect();
         assert_eq!(names, ["ds (1) [x] it's", "a, \"b\""]);
         assert_eq!((found[0].free, found[0].size, found[0].mount.as_str()), (5, 9, "/vmfs/volumes/u1"));
-        for bad in ["", "Free,MountPoint\n", &text.replace("true,9,VMFS-6", "true,x,VMFS-6"), &text.replace("ds (1)", "ds,(1)"), &text.replace("/vmfs/volumes/u1", "u1")] {
+        for bad in [
+            "",
+            "Free,MountPoint\n",
+            &text.replace("true,9,VMFS-6", "true,x,VMFS-6"),
+            &text.replace("ds (1)", "ds,(1)"),
+            &text.replace("/vmfs/volumes/u1", "u1"),
+        ] {
             assert!(volumes(bad).is_err(), "{bad}");
         }
     }
@@ -256,7 +274,10 @@ mod tests {
         assert_eq!(told, [(Some(14), "before patch", 0, 0), (Some(15), "impound-x", 1, 0)]);
         assert_eq!(found[0].about, "first");
         assert_eq!(snapshot_tree("Get Snapshot:\n").unwrap(), []);
-        let old: String = text.lines().filter(|line| !line.contains("Snapshot Id")).fold(String::new(), |all, line| all + line + "\n");
+        let old: String = text
+            .lines()
+            .filter(|line| !line.contains("Snapshot Id"))
+            .fold(String::new(), |all, line| all + line + "\n");
         assert!(snapshot_tree(&old).unwrap().iter().all(|snapshot| snapshot.id.is_none()));
         for bad in [
             text.replace("second\n", "--|-CHILD\n----Snapshot Name : impound-x\n----Snapshot Id : 14\n"),
@@ -272,7 +293,9 @@ mod tests {
     #[test]
     fn states_tasks_and_fields_are_read() {
         assert_eq!(power_state("Retrieved runtime info\nSuspended\n").unwrap(), "Suspended");
-        assert!(power_state("(vim.fault.NotFound) {\n").is_err() && power_state("Retrieved runtime info\nOdd\n").is_err());
+        assert!(
+            power_state("(vim.fault.NotFound) {\n").is_err() && power_state("Retrieved runtime info\nOdd\n").is_err()
+        );
         let list = "(ManagedObjectReference) [\n   'vim.Task:haTask-7-vim.VirtualMachine.createSnapshot-1', \n   'vim.Task:a;b'\n]\n";
         assert_eq!(tasks(list), ["haTask-7-vim.VirtualMachine.createSnapshot-1"]);
         assert!(tasks("(ManagedObjectReference) []\n").is_empty());

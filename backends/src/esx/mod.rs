@@ -15,6 +15,7 @@ mod disks;
 mod files;
 mod items;
 mod listing;
+mod plan;
 mod reading;
 mod shell;
 mod snapshot;
@@ -84,7 +85,8 @@ pub const KINDS: &[&str] = &["object", "table", "volumes", "snapshots", "descrip
 /// `//root@esx1` and what follows a question mark: `patience=SECONDS`.
 fn address(uri: &Uri) -> Result<(Destination, Duration), BackendError> {
     let refuse = |why: String| {
-        BackendError::caller("read the address of a host", uri.to_string(), why).advise("it looks like esx+ssh://root@esx1#web01")
+        BackendError::caller("read the address of a host", uri.to_string(), why)
+            .advise("it looks like esx+ssh://root@esx1#web01")
     };
     let (rest, query) = uri.rest.split_once('?').unwrap_or((&uri.rest, ""));
     let (to, path) = Destination::parse(rest)?;
@@ -120,7 +122,12 @@ impl Backend for Esx {
 
     async fn checkup(&self, uri: Option<&Uri>, access: &Access) -> Vec<Finding> {
         let Some(uri) = uri else { return Vec::new() };
-        let bad = |what: String, error: &BackendError| Finding { what, good: false, found: error.to_string(), fix: error.advice.clone() };
+        let bad = |what: String, error: &BackendError| Finding {
+            what,
+            good: false,
+            found: error.to_string(),
+            fix: error.advice.clone(),
+        };
         let shell = match address(uri) {
             Ok((to, _)) => Shell::connect(&to, access).await,
             Err(error) => Err(error),
@@ -209,13 +216,16 @@ impl EsxHost {
         };
         let mut found: Vec<_> = all.iter().filter(fits).collect();
         if found.len() > 1 {
-            let known: Vec<_> = found.iter().map(|vm| format!("{} (number {})", vm.name.escape_debug(), vm.id)).collect();
+            let known: Vec<_> =
+                found.iter().map(|vm| format!("{} (number {})", vm.name.escape_debug(), vm.id)).collect();
             return Err(refuse(format!("{} VMs could be meant: {}", found.len(), known.join(", ")))
                 .advise("name one by its number: esx+ssh://root@esx1#12"));
         }
         match found.pop() {
             Some(vm) => Ok(vm.id),
-            None if !unread.is_empty() => Err(unread.into_iter().find_map(Result::err).unwrap_or_else(|| refuse(String::new()))),
+            None if !unread.is_empty() => {
+                Err(unread.into_iter().find_map(Result::err).unwrap_or_else(|| refuse(String::new())))
+            }
             None => Err(refuse(format!("it has no VM {}", wanted.unwrap_or("at all").escape_debug()))
                 .advise("list them: impound targets esx+ssh://root@esx1")),
         }
@@ -232,10 +242,17 @@ mod tests {
 
     #[test]
     fn an_address_names_a_host_and_perhaps_how_long_to_wait() {
-        let read = |text: &str| address(&text.parse().unwrap()).map(|(to, patience)| (to.to_string(), patience.as_secs()));
+        let read =
+            |text: &str| address(&text.parse().unwrap()).map(|(to, patience)| (to.to_string(), patience.as_secs()));
         assert_eq!(read("esx+ssh://root@esx1#web 01").unwrap(), ("root@esx1".to_owned(), 3600));
         assert_eq!(read("esx+ssh://esx1:2222?patience=5#12").unwrap(), ("esx1:2222".to_owned(), 5));
-        for bad in ["esx+ssh:esx1", "esx+ssh://esx1/vmfs", "esx+ssh://esx1?patience=x", "esx+ssh://esx1?wait=5", "esx+ssh://-o"] {
+        for bad in [
+            "esx+ssh:esx1",
+            "esx+ssh://esx1/vmfs",
+            "esx+ssh://esx1?patience=x",
+            "esx+ssh://esx1?wait=5",
+            "esx+ssh://-o",
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

@@ -114,7 +114,11 @@ impl Shell {
     pub(super) async fn object(&self, command: &Command) -> Result<Value, BackendError> {
         let answer = self.ask(command).await?;
         let read = text::parse(&answer.text()).map_err(|unread| {
-            if answer.ending.good() { self.unread(command, &unread) } else { self.failed(command, &answer.ending.told()) }
+            if answer.ending.good() {
+                self.unread(command, &unread)
+            } else {
+                self.failed(command, &answer.ending.told())
+            }
         })?;
         match read.fault() {
             Some(fault) => Err(self.failed(command, &fault)),

@@ -98,7 +98,14 @@ fn below(list: &[Value], level: usize, counts: &mut Vec<usize>, found: &mut Vec<
         let count = counts.get_mut(level).ok_or("expected a snapshot under its parent")?;
         let index = *count;
         *count += 1;
-        found.push(Snapshot { id: Some(id), name: text("name"), about: text("description"), level, index, running: text("state") == "poweredOn" });
+        found.push(Snapshot {
+            id: Some(id),
+            name: text("name"),
+            about: text("description"),
+            level,
+            index,
+            running: text("state") == "poweredOn",
+        });
         below(one.list("childSnapshotList"), level + 1, counts, found)?;
     }
     Ok(())
@@ -153,7 +160,12 @@ pub(super) async fn suspending(shell: &Shell, vm: VmId) -> Result<bool, BackendE
 }
 
 /// What the host says of a task with this word in its name that failed and is not among those of before.
-pub(super) async fn failed(shell: &Shell, vm: VmId, word: &str, before: &[String]) -> Result<Option<String>, BackendError> {
+pub(super) async fn failed(
+    shell: &Shell,
+    vm: VmId,
+    word: &str,
+    before: &[String],
+) -> Result<Option<String>, BackendError> {
     Ok(tasks(shell, vm, word, before).await?.failed)
 }
 
@@ -348,7 +360,15 @@ mod tests {
     #[test]
     fn only_names_that_impound_gives_are_ours() {
         assert!(is_ours(&name_of("abc123")));
-        for other in ["impound-", "impound-A", "impound-a b", "impound-x;y", "before patch", "impound-abcdefghijklm", "ximpound-a"] {
+        for other in [
+            "impound-",
+            "impound-A",
+            "impound-a b",
+            "impound-x;y",
+            "before patch",
+            "impound-abcdefghijklm",
+            "ximpound-a",
+        ] {
             assert!(!is_ours(other), "{other}");
         }
     }
@@ -365,7 +385,9 @@ mod tests {
         assert_eq!(from_info(&text::parse("(vim.vm.SnapshotInfo) null\n").unwrap()).unwrap(), []);
         assert!(from_info(&text::parse(&info.replace("id = 15", "id = 14")).unwrap()).is_err());
         let file = |key: u64, name: &str, kind: &str| {
-            format!("      (vim.vm.FileLayoutEx.FileInfo) {{\n         key = {key}, \n         name = \"{name}\", \n         type = \"{kind}\", \n      }}, \n")
+            format!(
+                "      (vim.vm.FileLayoutEx.FileInfo) {{\n         key = {key}, \n         name = \"{name}\", \n         type = \"{kind}\", \n      }}, \n"
+            )
         };
         let layout = format!(
             "Filelayoutex:\n(vim.vm.FileLayoutEx) {{\n   file = (vim.vm.FileLayoutEx.FileInfo) [\n{}{}{}   ], \n   snapshot = \
@@ -381,6 +403,9 @@ mod tests {
         assert_eq!(found.state.as_deref(), Some("[ds] w/w-Snapshot15.vmsn"));
         assert_eq!(saved(&layout, Writer::Snapshot(Some(5))), Saved::default());
         assert_eq!(saved(&layout, Writer::Snapshot(None)), Saved::default());
-        assert_eq!(saved(&layout, Writer::Suspending), Saved { state: Some("[ds] w/w-1.vmss".to_owned()), memory: None });
+        assert_eq!(
+            saved(&layout, Writer::Suspending),
+            Saved { state: Some("[ds] w/w-1.vmss".to_owned()), memory: None }
+        );
     }
 }

@@ -176,7 +176,11 @@ impl Copy<'_> {
         let end = (self.at / BLOCK + 1).saturating_mul(BLOCK).min(self.file.len);
         self.bad += 1;
         if self.bad > BAD_BLOCKS {
-            return Err(BackendError::unsupported("read a file", &self.file.path, format!("too many blocks fail: {why}")));
+            return Err(BackendError::unsupported(
+                "read a file",
+                &self.file.path,
+                format!("too many blocks fail: {why}"),
+            ));
         }
         let gap = Piece::Gap { at: self.at, len: end - self.at, why: Why::Unreadable(why) };
         (self.at, self.refusals) = (end, 0);
@@ -193,5 +197,9 @@ fn words(ending: &Ending) -> String {
 
 /// Zeros are not carried around.
 fn piece(at: u64, bytes: Bytes) -> Piece {
-    if bytes.iter().all(|byte| *byte == 0) { Piece::Zero { at, len: bytes.len() as u64 } } else { Piece::Data { at, bytes } }
+    if bytes.iter().all(|byte| *byte == 0) {
+        Piece::Zero { at, len: bytes.len() as u64 }
+    } else {
+        Piece::Data { at, bytes }
+    }
 }

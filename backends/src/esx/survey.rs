@@ -61,7 +61,9 @@ impl Summary {
         let command = command::summary(id);
         match shell.object(&command).await {
             Ok(read) => Self::of(id, &read).map(Some).map_err(|why| shell.unread(&command, &why)),
-            Err(error) if error.why.contains("vim.fault.NotFound") || error.why.contains("ManagedObjectNotFound") => Ok(None),
+            Err(error) if error.why.contains("vim.fault.NotFound") || error.why.contains("ManagedObjectNotFound") => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -118,7 +120,8 @@ impl Survey {
             BackendError::caller("look at a VM", shell.name(), format!("there is no VM with the number {id} any more"))
         })?;
         let volumes = shell.volumes().await?;
-        let vmx = path_of(&volumes, &vm.vmx).map_err(|why| BackendError::unsupported("find the VM's files", shell.name(), why))?;
+        let vmx = path_of(&volumes, &vm.vmx)
+            .map_err(|why| BackendError::unsupported("find the VM's files", shell.name(), why))?;
         let settings = settings(&String::from_utf8_lossy(&shell.small(&vmx).await?));
         let devices = shell.object(&command::devices(id)).await?;
         let mut survey = Self {
@@ -164,7 +167,9 @@ impl Survey {
     /// Folder where snapshots go.
     pub(super) fn working(&self) -> String {
         let named = self.settings.working.as_deref();
-        named.and_then(|name| super::files::path_beside(&self.volumes, &self.vmx, name).ok()).unwrap_or_else(|| self.folder().to_owned())
+        named
+            .and_then(|name| super::files::path_beside(&self.volumes, &self.vmx, name).ok())
+            .unwrap_or_else(|| self.folder().to_owned())
     }
 
     /// The datastore of a path.
@@ -179,7 +184,8 @@ impl Survey {
     /// For the manifest and for `show`.
     pub(super) fn facts(&self) -> Facts {
         let vm = &self.vm;
-        let snapshots: Vec<_> = self.snapshots.iter().map(|one| json!({ "id": one.id, "name": one.name, "about": one.about })).collect();
+        let snapshots: Vec<_> =
+            self.snapshots.iter().map(|one| json!({ "id": one.id, "name": one.name, "about": one.about })).collect();
         Facts {
             name: vm.name.clone(),
             id: vm.uuid.clone(),
@@ -207,7 +213,9 @@ impl Survey {
                 used.push(volume);
             }
         }
-        used.into_iter().map(|v| json!({ "name": v.name, "type": v.kind, "mount": v.mount, "free": v.free, "size": v.size })).collect()
+        used.into_iter()
+            .map(|v| json!({ "name": v.name, "type": v.kind, "mount": v.mount, "free": v.free, "size": v.size }))
+            .collect()
     }
 
     /// Rows of `show`: what, name, value.
@@ -221,7 +229,11 @@ impl Survey {
             rows.push(row("datastore", &text("name"), format!("{}, {free} MiB free", text("type"))));
         }
         for disk in &self.disks {
-            rows.push(row("backing", &disk.name, format!("{}: {}, {}, {}", disk.label, disk.file, disk.backing, disk.mode)));
+            rows.push(row(
+                "backing",
+                &disk.name,
+                format!("{}: {}, {}, {}", disk.label, disk.file, disk.backing, disk.mode),
+            ));
         }
         for one in &self.snapshots {
             let id = one.id.map_or("no id".to_owned(), |id| format!("id {id}"));
@@ -233,10 +245,14 @@ impl Survey {
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.settings.encrypted {
-            warnings.push("the VM is encrypted (encryption.keySafe): what is taken of it is ciphertext without its keys".to_owned());
+            warnings.push(
+                "the VM is encrypted (encryption.keySafe): what is taken of it is ciphertext without its keys"
+                    .to_owned(),
+            );
         }
         if self.settings.tpm {
-            warnings.push("it has a virtual TPM: what the guest sealed there is in the .nvram file, encrypted".to_owned());
+            warnings
+                .push("it has a virtual TPM: what the guest sealed there is in the .nvram file, encrypted".to_owned());
         }
         for disk in &self.disks {
             if let Some(why) = &disk.refused {
@@ -302,9 +318,13 @@ mod tests {
 
     #[test]
     fn settings_are_read_in_any_case_and_the_guest_cannot_add_any() {
-        let text = "encryption.keySafe = \"vmware:key/list/(pair...)\"\nVTPM.present = \"TRUE\"\nworkingDir = \"snaps\"\n";
+        let text =
+            "encryption.keySafe = \"vmware:key/list/(pair...)\"\nVTPM.present = \"TRUE\"\nworkingDir = \"snaps\"\n";
         assert_eq!(settings(text), Settings { encrypted: true, tpm: true, working: Some("snaps".to_owned()) });
-        assert_eq!(settings("guestinfo.x = \"a|0Aencryption.keySafe = |22x|22\"\nvtpm.present = \"FALSE\"\n"), Settings::default());
+        assert_eq!(
+            settings("guestinfo.x = \"a|0Aencryption.keySafe = |22x|22\"\nvtpm.present = \"FALSE\"\n"),
+            Settings::default()
+        );
     }
 
     #[test]

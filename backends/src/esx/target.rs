@@ -11,7 +11,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::files::{FileAt, path_of};
-use super::items::{self, READ, SNAPSHOT, SUSPEND, Source, Sourced};
+use super::items::{self, Source, Sourced};
+use super::plan::Way;
 use super::reading::{self, Read, Reading};
 use super::shell::Shell;
 use super::snapshot::{self, Wanted, Writer, is_ours, name_of};
@@ -27,35 +28,6 @@ use crate::{
 const AHEAD: usize = 4;
 /// How long the last stream may take to notice that nobody listens.
 const LAST_WORD: Duration = Duration::from_secs(10);
-/// Space beyond the memory itself that a snapshot needs at least: its state, and a delta that grows. In bytes.
-const BESIDE_MEMORY: u64 = 64 << 20;
-
-/// Which way a VM is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Snapshot { memory: bool },
-    Suspend,
-    Read,
-}
-
-impl Way {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Snapshot { .. } => SNAPSHOT,
-            Self::Suspend => SUSPEND,
-            Self::Read => READ,
-        }
-    }
-
-    fn class(self, item: &Item, runs: bool) -> Consistency {
-        match self {
-            Self::Snapshot { .. } if item.kind != ItemKind::Config => Consistency::QuasiInstantaneous,
-            Self::Snapshot { .. } | Self::Read if runs => Consistency::Live,
-            _ => Consistency::Instantaneous,
-        }
-    }
-}
-
 /// What was prepared.
 struct Ready {
     way: Way,
@@ -70,7 +42,7 @@ struct Ready {
 /// See the module.
 pub(super) struct EsxTarget {
     shell: Arc<Shell>,
-    survey: Survey,
+    pub(super) survey: Survey,
     patience: Duration,
     ready: Option<Ready>,
     /// What is open in the journal.
@@ -87,95 +59,6 @@ impl EsxTarget {
     pub(super) fn new(shell: Arc<Shell>, survey: Survey, patience: Duration) -> Self {
         let (ready, act, kept, reading, took) = (None, None, None, None, None);
         Self { shell, survey, patience, ready, act, kept, reading, pauses: Vec::new(), took }
-    }
-
-    /// Which way these items are taken; refuses what cannot be done.
-    fn way(&self, chosen: &[Sourced], how: &How) -> Result<Way, BackendError> {
-        let refuse = |why: &str| BackendError::unsupported("choose a method", &self.survey.vm.name, why);
-        let of_guest = chosen.iter().filter(|one| one.item.kind != ItemKind::Config);
-        let (refused, guest): (Vec<_>, Vec<_>) = of_guest.partition(|one| matches!(one.source, Source::Refused(_)));
-        if let (Some(Sourced { source: Source::Refused(why), .. }), true) = (refused.first(), refused.len() == chosen.len()) {
-            return Err(refuse(why));
-        }
-        let memory = guest.iter().any(|one| one.item.kind == ItemKind::Memory);
-        let way = match (how.memory_method.as_deref(), self.survey.runs(), guest.is_empty()) {
-            (None, true, true) | (None | Some(READ), false, _) => Way::Read,
-            (None | Some(SNAPSHOT), true, false) => Way::Snapshot { memory },
-            (Some(SUSPEND), true, false) => Way::Suspend,
-            (Some(READ), true, _) => return Err(refuse("it runs, so its files are written and locked")),
-            (Some(SNAPSHOT | SUSPEND), true, true) => Way::Read,
-            (Some(SNAPSHOT | SUSPEND), false, _) => {
-                let why = format!("it is {}, so nothing has to be done to it", self.survey.state.to_lowercase());
-                return Err(refuse(&why).advise("leave the method away, or name `read`"));
-            }
-            (Some(other), ..) => {
-                let known = BackendError::caller("choose a method", other, "ESXi has no memory method of that name");
-                return Err(known.advise("known are snapshot, suspend and read"));
-            }
-        };
-        let class = guest.first().map_or(Consistency::Instantaneous, |one| way.class(&one.item, self.survey.runs()));
-        if class > how.require {
-            let why = format!("{} is {}, not {}", way.name(), class.name(), how.require.name());
-            return Err(refuse(&why).advise("suspend it: --memory-method suspend"));
-        }
-        if way == Way::Suspend && how.max_pause.is_some() {
-            return Err(refuse("a suspended VM stands still until all is copied, and nobody can promise how long that takes"));
-        }
-        Ok(way)
-    }
-
-    /// The chosen items with their sources.
-    fn chosen(&self, items: &[Item]) -> Result<Vec<Sourced>, BackendError> {
-        let all = items::all(&self.survey);
-        let find = |item: &Item| {
-            all.iter().find(|one| one.item.name == item.name && one.item.kind == item.kind).cloned().ok_or_else(|| {
-                BackendError::caller("choose what to take", &item.name, "the VM has nothing of that name now")
-            })
-        };
-        items.iter().map(find).collect()
-    }
-
-    /// A snapshot with memory writes as much as the guest has, into the VM's folder.
-    fn check_space(&self, way: Way) -> Result<(), BackendError> {
-        let memory = if matches!(way, Way::Snapshot { memory: true } | Way::Suspend) { self.survey.vm.memory.unwrap_or(0) } else { 0 };
-        if way == Way::Read {
-            return Ok(());
-        }
-        let need = memory.saturating_add(BESIDE_MEMORY);
-        match self.survey.volume(&self.survey.working()) {
-            Some(volume) if volume.free < need => {
-                let why = format!("{} MiB are free on {}, and it needs {} MiB", volume.free >> 20, volume.name, need >> 20);
-                Err(BackendError::unsupported(format!("take a {}", way.name()), &self.survey.vm.name, why)
-                    .advise("free space there, or take disks only: --disk all"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The commands that change something, in order.
-    fn acts(&self, way: Way, how: &How) -> Vec<String> {
-        let vm = self.survey.vm.id;
-        let remove = "vim-cmd vmsvc/snapshot.remove, of that snapshot only".to_owned();
-        match way {
-            Way::Read => Vec::new(),
-            Way::Suspend => vec![command::suspend(vm).to_string(), command::power_on(vm).to_string()],
-            Way::Snapshot { memory } => {
-                let create = command::create_snapshot(vm, &name_of(&how.run), &how.holder, memory).to_string();
-                if how.keep_snapshot { vec![create] } else { vec![create, remove] }
-            }
-        }
-    }
-
-    /// Another run has it.
-    fn check_claim(&self, mine: &str) -> Result<(), BackendError> {
-        match self.survey.snapshots.iter().find(|one| is_ours(&one.name) && one.name != mine) {
-            None => Ok(()),
-            Some(other) => {
-                let why = format!("it has the snapshot {}: {}", other.name, other.about.escape_debug());
-                Err(BackendError::unsupported("take the VM", &self.survey.vm.name, why)
-                    .advise("if that run is over, end it with `impound case recover`; if the snapshot was kept on purpose, remove it first"))
-            }
-        }
     }
 
     /// Makes the snapshot, and answers its number and what it wrote.
@@ -204,9 +87,15 @@ impl EsxTarget {
             return Err(BackendError::unsupported("take the VM", &self.survey.vm.name, why));
         }
         let (now, volumes) = (self.survey.list(&self.shell).await?, self.shell.volumes().await?);
-        let created: Vec<_> = self.survey.fresh(&now).into_iter().map(|f| json!({ "path": f.path, "bytes": f.allocated, "len": f.len })).collect();
+        let created: Vec<_> = self
+            .survey
+            .fresh(&now)
+            .into_iter()
+            .map(|f| json!({ "path": f.path, "bytes": f.allocated, "len": f.len }))
+            .collect();
         let working = self.survey.working();
-        let free = |volumes: &[super::listing::Volume]| super::files::volume_of(volumes, &working).map(|volume| volume.free);
+        let free =
+            |volumes: &[super::listing::Volume]| super::files::volume_of(volumes, &working).map(|volume| volume.free);
         Ok(json!({
             "snapshot": { "name": made.name, "id": made.id }, "took_ms": u64::try_from(clock.elapsed().as_millis()).ok(),
             "created": created, "free_before": free(&self.survey.volumes), "free_after": free(&volumes),
@@ -244,7 +133,9 @@ impl EsxTarget {
         for Sourced { mut item, source } in chosen {
             let whole = item.file.as_ref().and_then(|file| file.of.clone()).unwrap_or_else(|| item.name.clone());
             let path = match source {
-                Source::File(_) if uncovered.contains(&whole) => Err("the snapshot does not cover it: its files are still written".to_owned()),
+                Source::File(_) if uncovered.contains(&whole) => {
+                    Err("the snapshot does not cover it: its files are still written".to_owned())
+                }
                 Source::File(file) => Ok(Some(file.path)),
                 Source::Refused(why) => Err(why),
                 Source::State => Ok(saved.as_ref().map(|(state, _)| state.clone())),
@@ -274,10 +165,17 @@ impl EsxTarget {
         let now = disks::of(&self.shell, &devices, &self.survey.volumes).await?;
         let paths = |disk: &disks::Disk| disk.parts.iter().map(|part| part.file.path.clone()).collect::<Vec<_>>();
         let covered = |old: &&disks::Disk| {
-            let (before, after) = (paths(old), now.iter().find(|disk| disk.name == old.name).map(paths).unwrap_or_default());
+            let (before, after) =
+                (paths(old), now.iter().find(|disk| disk.name == old.name).map(paths).unwrap_or_default());
             after.len() > before.len() && after.ends_with(&before)
         };
-        Ok(self.survey.disks.iter().filter(|disk| !disk.parts.is_empty() && !covered(disk)).map(|disk| disk.name.clone()).collect())
+        Ok(self
+            .survey
+            .disks
+            .iter()
+            .filter(|disk| !disk.parts.is_empty() && !covered(disk))
+            .map(|disk| disk.name.clone())
+            .collect())
     }
 
     /// Starts to read, one file after the other.
@@ -367,8 +265,11 @@ impl Target for EsxTarget {
         };
         let mut warnings = self.survey.facts().warnings;
         if matches!(way, Way::Snapshot { .. }) {
-            let volume = self.survey.volume(&self.survey.working()).map_or("its datastore", |volume| volume.name.as_str());
-            warnings.push(format!("while the snapshot is there, what the guest writes goes to {volume}: watch its free space"));
+            let volume =
+                self.survey.volume(&self.survey.working()).map_or("its datastore", |volume| volume.name.as_str());
+            warnings.push(format!(
+                "while the snapshot is there, what the guest writes goes to {volume}: watch its free space"
+            ));
         }
         let pause = match way {
             Way::Snapshot { .. } => "a stun at the snapshot and at its removal; vmware.log tells for how long",
@@ -450,7 +351,8 @@ impl Target for EsxTarget {
     }
 
     fn freezer(&mut self) -> Option<&mut dyn Freeze> {
-        let suspends = self.ready.as_ref().is_some_and(|ready| ready.way == Way::Suspend) || self.act.as_ref().is_some_and(|(_, undo)| *undo == EsxUndo::Suspended);
+        let suspends = self.ready.as_ref().is_some_and(|ready| ready.way == Way::Suspend)
+            || self.act.as_ref().is_some_and(|(_, undo)| *undo == EsxUndo::Suspended);
         if suspends { Some(self) } else { None }
     }
 }

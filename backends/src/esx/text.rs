@@ -159,7 +159,9 @@ impl<'a> Reader<'a> {
                 return Err(self.unread("name = value", line));
             };
             if fields.iter().any(|(known, _)| known == name) {
-                return Err(self.unread("each field once; a text of the guest or of its owner may pretend to be one", line));
+                return Err(
+                    self.unread("each field once; a text of the guest or of its owner may pretend to be one", line)
+                );
             }
             let value = self.value(value, depth)?;
             fields.push((name.to_owned(), value));
@@ -302,7 +304,9 @@ mod tests {
             let error = parse(bad).unwrap_err();
             assert_eq!(error.line, line, "{bad:?}: {error}");
         }
-        let fault = parse("x\n(vim.fault.NotFound) {\n   faultCause = (vmodl.MethodFault) null, \n   msg = \"no\", \n}\n").unwrap();
+        let fault =
+            parse("x\n(vim.fault.NotFound) {\n   faultCause = (vmodl.MethodFault) null, \n   msg = \"no\", \n}\n")
+                .unwrap();
         assert_eq!(fault.fault().unwrap(), "no (vim.fault.NotFound)");
     }
 }

@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "this is test code")]
 
+pub mod said;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -53,9 +55,14 @@ impl Esx {
             fs::create_dir_all(&mount).unwrap();
             json!({ "name": name, "mount": mount, "type": kind, "free": 50_u64 << 30, "size": 99_u64 << 30 })
         };
-        let volumes = [volume("65aa0001-1111", STORE, "VMFS-6"), volume("65aa0002-2222", "other, \"b\"", "NFS"), volume("vsan:5233", "vsanDatastore", "vsan")];
+        let volumes = [
+            volume("65aa0001-1111", STORE, "VMFS-6"),
+            volume("65aa0002-2222", "other, \"b\"", "NFS"),
+            volume("vsan:5233", "vsanDatastore", "vsan"),
+        ];
         fs::write(home.join("memory.vmem"), content(MEMORY, 7)).unwrap();
-        fs::write(home.join("memory.vmsn"), vmsn(0xbed3_bed3, &cpu_tags(), &regions(&[(0, content(MEMORY, 7))]), None)).unwrap();
+        fs::write(home.join("memory.vmsn"), vmsn(0xbed3_bed3, &cpu_tags(), &regions(&[(0, content(MEMORY, 7))]), None))
+            .unwrap();
         let vm = json!({
             "id": 12, "name": NAME, "vmx": format!("[{STORE}] {NAME}/{NAME}.vmx"), "uuid": "564d36cf-6988-c91d-0f5f-a62628d46553",
             "instance": "52d2a0a2-0000-0000-0000-000000000001", "memory_mb": MEMORY >> 20, "cpus": 2, "power": "poweredOn",
@@ -66,9 +73,14 @@ impl Esx {
         esx.write(&json!({ "style": style, "version": version, "vms": [vm], "volumes": volumes, "tasks": [], "next_task": 182_550_283 }));
         let folder = esx.vm_folder();
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(format!("{NAME}.vmx")), format!("displayName = \"{NAME}\"\nuuid.bios = \"56 4d\"\n")).unwrap();
+        fs::write(folder.join(format!("{NAME}.vmx")), format!("displayName = \"{NAME}\"\nuuid.bios = \"56 4d\"\n"))
+            .unwrap();
         fs::write(folder.join(format!("{NAME}.vmsd")), ".encoding = \"UTF-8\"\n").unwrap();
-        fs::write(folder.join("vmware.log"), "2023-01-01T00:00:00.000Z In(05) vcpu-0 - Checkpoint_Unstun: vm stopped for 77 us\n").unwrap();
+        fs::write(
+            folder.join("vmware.log"),
+            "2023-01-01T00:00:00.000Z In(05) vcpu-0 - Checkpoint_Unstun: vm stopped for 77 us\n",
+        )
+        .unwrap();
         esx.add_disk(2000, "persistent", &content(DISK, 1));
         esx
     }
@@ -186,7 +198,10 @@ impl Esx {
     /// What was said to the host, in order.
     pub fn journal(&self) -> Vec<String> {
         let text = fs::read(self.folder.path().join("journal")).unwrap_or_default();
-        text.split(|byte| *byte == 0).filter(|part| !part.is_empty()).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+        text.split(|byte| *byte == 0)
+            .filter(|part| !part.is_empty())
+            .map(|part| String::from_utf8_lossy(part).into_owned())
+            .collect()
     }
 
     /// Names of the VM's snapshots, with their ids.
@@ -215,4 +230,3 @@ fn executable(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
-
