@@ -20,6 +20,7 @@ use anyhow::{Context, Result, ensure};
 use common::esx::said;
 use common::esx::{DISK, Esx, MEMORY, NAME, STORE, content};
 use common::run::{Exhibit, Ran, impound, run, sha256sum};
+use common::vmsn::{cpu_tags, regions, vmsn};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -236,6 +237,23 @@ fn a_vm_that_does_not_run_is_only_read() -> Result<()> {
     assert_eq!(bench.exhibit("memory").record["consistency"], "instantaneous");
     opens_as_a_whole(&bench, &content(DISK, 1))?;
     assert_eq!(bench.esx.state()["vms"][0]["power"], "suspended");
+    Ok(())
+}
+
+/// Memory may be inside the state file, the host may not say which files are whose, and its log may tell no stun.
+#[test]
+fn memory_inside_the_state_file_is_found_by_the_folder_alone() -> Result<()> {
+    let bench = Bench::new(8);
+    bench.esx.control(&json!({ "no_layout": true, "silent_log": true }));
+    let memory = content(MEMORY, 7);
+    let inside = vmsn(0xbed2_bed2, &cpu_tags(), &regions(&[(0, memory.clone())]), Some((&memory, 63)));
+    fs::write(bench.esx.home().join("memory.vmsn"), inside)?;
+    fs::remove_file(bench.esx.home().join("memory.vmem"))?;
+    bench.acquire(&["--memory"])?.expect(0)?.says("for how long the guest stood still is not known")?;
+    let cat = impound().args(["image", "cat"]).arg(bench.exhibit("memory").dir).output()?;
+    ensure!(cat.stdout == memory, "{}", String::from_utf8_lossy(&cat.stderr));
+    assert_eq!(bench.exhibit("memory.vmem").record["instant"]["absent"], "memory is inside the .vmsn");
+    bench.as_found(&[]);
     Ok(())
 }
 

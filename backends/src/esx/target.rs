@@ -20,14 +20,15 @@ use super::survey::Survey;
 use super::undo::{EsxUndo, change, power_state};
 use super::{command, disks};
 use crate::{
-    ActId, BackendError, Capture, Consistency, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Pause, Plan,
-    PlannedItem, Stall, Target, Undo,
+    ActId, BackendError, Capture, Facts, Finished, Freeze, How, Item, Journal, Pause, Plan, PlannedItem, Stall, Target,
+    Undo,
 };
 
 /// Pieces of one file that wait for the writer, 1 MiB each.
 const AHEAD: usize = 4;
 /// How long the last stream may take to notice that nobody listens.
 const LAST_WORD: Duration = Duration::from_secs(10);
+
 /// What was prepared.
 struct Ready {
     way: Way,
