@@ -51,7 +51,7 @@ pub fn fits(pattern: &str, said: &str) -> bool {
         }
         script if script.contains('…') => {
             let (head, tail) = script.split_once('…').unwrap();
-            said.starts_with(head) && said.trim_end().ends_with(tail.trim_start_matches("; "))
+            said.starts_with(head.trim_end()) && said.trim_end().ends_with(tail.trim_start_matches("; "))
         }
         word => word == said,
     };
