@@ -149,7 +149,7 @@ fn recover_names_who_has_the_blocks_now() {
     debugfs(&image, &format!("freei <{}>", gone.node.inode));
     let out = temp.path().join("out");
     let (_, code) = impound(["disk".as_ref(), image.as_os_str(), "recover".as_ref(), "-o".as_ref(), out.as_os_str()]);
-    assert_eq!(code, 0);
+    assert_eq!(code, 3, "it is there in part only");
     let manifest = std::fs::read_to_string(out.join("manifest.jsonl")).unwrap();
     let lines: Vec<Value> = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let line = lines.iter().find(|line| line["inode"] == gone.node.inode).unwrap_or_else(|| panic!("{manifest}"));
@@ -158,6 +158,17 @@ fn recover_names_who_has_the_blocks_now() {
     let taken = more["taken_by"].as_array().unwrap();
     assert_eq!(taken.len(), 1, "{more}");
     assert_eq!((&taken[0]["path"], &taken[0]["blocks"]), (&"/taker".into(), &more["reused"]), "{more}");
+    // What is its own, and what is not, to the byte: both files are of one byte over and over.
+    assert_eq!((&line["outcome"], &line["file"]), (&"partial".into(), &"files/p0/second.partial".into()), "{line}");
+    let bytes = std::fs::read(out.join("files/p0/second.partial")).unwrap();
+    let number = |value: &Value| usize::try_from(value.as_u64().unwrap()).unwrap();
+    let foreign = line["foreign"].as_array().unwrap().iter();
+    let foreign: Vec<_> =
+        foreign.map(|range| number(&range["at"])..number(&range["at"]) + number(&range["len"])).collect();
+    assert!(!foreign.is_empty() && foreign.iter().all(|range| range.end <= bytes.len()), "{line}");
+    let is_foreign = |at: usize| foreign.iter().any(|range| range.contains(&at));
+    assert!(bytes.iter().enumerate().all(|(at, byte)| is_foreign(at) || *byte == 1), "{line}");
+    assert!(foreign.iter().cloned().flatten().filter(|at| bytes[*at] == 9).count() > 100_000, "{line}");
 }
 
 #[test]
@@ -306,7 +317,15 @@ fn deleted_files_of_a_subfolder_are_those_below_it() {
     for address in [format!("{name}:/one"), format!("{name}:#{one}"), format!("{name}:/one/")] {
         assert_eq!(lost(&address, &deep), set(&["/one/below/gone", "/one/near"]), "{address}");
         assert_eq!(lost(&address, &["ls", "--deleted"]), set(&["/one/near"]), "{address}");
+        // The name is still in the directory: a row for that would tell the same again, and less.
+        let (text, _) = impound(["--format", "jsonl", "disk", &address, "ls", "--deleted"]);
+        assert_eq!(text.lines().filter(|line| line.contains("near")).count(), 1, "{address}: {text}");
     }
+    let names = fs.entries(one, true).unwrap().entries;
+    assert!(
+        names.iter().any(|entry| entry.name == b"near"),
+        "the name is still there, so that there is something to show"
+    );
 }
 
 #[test]
