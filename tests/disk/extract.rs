@@ -149,7 +149,7 @@ fn a_file_that_is_there_in_part_is_written_in_part_and_marked() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(
-        said.contains("3 files are complete, 1 are in part, named .partial") && said.contains("manifest.jsonl"),
+        said.contains("files: 3 complete, 1 partial (named .partial)") && said.contains("manifest.jsonl"),
         "{said}"
     );
     let manifest = std::fs::read_to_string(out.join("manifest.jsonl")).unwrap();

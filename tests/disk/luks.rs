@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::kit::{bytes, folder, impound, make, read, tool};
 
-const SECRET: &str = "correct horse";
+pub(crate) const SECRET: &str = "correct horse";
 
 fn plain(at: &Path) -> PathBuf {
     let (tree, image) = (at.join("tree"), at.join("plain"));
@@ -20,7 +20,7 @@ fn plain(at: &Path) -> PathBuf {
     image
 }
 
-fn scan(disk: &Arc<dyn ReadAt>, secret: &str) -> Volumes {
+pub(crate) fn scan(disk: &Arc<dyn ReadAt>, secret: &str) -> Volumes {
     let passphrase = Some(Arc::new(Passphrase::new(Zeroizing::new(secret.as_bytes().to_vec()))));
     scan_with(disk, &Beside { with: Vec::new(), passphrase }).unwrap()
 }
@@ -37,7 +37,7 @@ fn luks1(at: &Path, plain: &Path, options: &str) -> PathBuf {
 }
 
 /// LUKS2 by cryptsetup, which encrypts a file in place.
-fn luks2(at: &Path, plain: &Path, name: &str, options: &[&str]) -> PathBuf {
+pub(crate) fn luks2(at: &Path, plain: &Path, name: &str, options: &[&str]) -> PathBuf {
     let (image, secret) = (at.join(name), at.join("secret"));
     std::fs::copy(plain, &image).unwrap();
     let len = std::fs::metadata(plain).unwrap().len();
@@ -50,7 +50,7 @@ fn luks2(at: &Path, plain: &Path, name: &str, options: &[&str]) -> PathBuf {
 }
 
 /// Little work for the test, the same way for the program.
-const QUICK: [&str; 4] = ["--pbkdf-memory", "1024", "--pbkdf-force-iterations", "4"];
+pub(crate) const QUICK: [&str; 4] = ["--pbkdf-memory", "1024", "--pbkdf-force-iterations", "4"];
 
 fn check(image: &Path, plain: &Path, cipher: &str) {
     let found = scan(&bytes(image), SECRET);

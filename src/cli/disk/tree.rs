@@ -208,14 +208,11 @@ impl Tree {
     pub(super) fn end(&mut self) -> Result<String> {
         self.manifest.flush().context("could not write the manifest")?;
         let Counts { complete, partial, unwritten, too_long } = self.counts;
-        let mut all = vec![format!("{complete} files are complete")];
-        let more = [
-            (partial, "are in part, named .partial"),
-            (unwritten, "could not be had"),
-            (too_long, "are longer than --max-file"),
-        ];
+        let mut all = vec![format!("{complete} complete")];
+        let more =
+            [(partial, "partial (named .partial)"), (unwritten, "not to be had"), (too_long, "longer than --max-file")];
         all.extend(more.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
-        Ok(format!("{}; {} tells of each", all.join(", "), self.at.join("manifest.jsonl").display()))
+        Ok(format!("files: {}; {} tells of each", all.join(", "), self.at.join("manifest.jsonl").display()))
     }
 }
 

@@ -69,7 +69,10 @@ impl Stack<'_> {
         let physical = holding(self.list, "lvm2");
         if !next.is_empty() {
             // What comes out may hold another part of the same group.
+            // What LUKS held is in both by now.
             next.extend(physical);
+            next.sort_unstable();
+            next.dedup();
             return next;
         }
         let logical = lvm::assemble(self, &physical);
