@@ -68,6 +68,8 @@ COPIES = (
     " for more of them); dumpe2fs says what impound says"
 )
 
+ROCK = "fls shows the names of ISO 9660 itself (8.3, capitals), not those of Rock Ridge, which xorriso and the kernel show"
+
 # (question, oracle, image): why the two differ.
 KNOWN = {
     ("lines of the timeline", "mactime", "ext2"): "fls tells no time of birth on ext2",
@@ -75,6 +77,8 @@ KNOWN = {
     ("free blocks", "blkls", "ext4, 1 KiB blocks, 128-byte inodes"): COPIES,
     ("free blocks", "blkls", "ext4, meta_bg, uninit_bg"): COPIES,
     ("live names", "fls", "NTFS"): "fls takes a name that is left in the index of a folder for a live one; the driver does not show it",
+    ("live names", "fls", "ISO 9660, Rock Ridge"): ROCK,
+    ("content", "icat", "ISO 9660, Rock Ridge"): ROCK,
     ("free blocks", "dumpe2fs", "ext4, bigalloc"): "dumpe2fs ends a range at the first block of its last cluster",
 }
 
