@@ -19,7 +19,11 @@ IMPOUND = os.environ["IMPOUND"]
 
 @dataclass
 class Image:
-    """How one is made: a command that formats it, the driver that mounts it, and what of names it can hold."""
+    """How one is made: a command that formats it, what fills and reads it beside us, and what of names it can hold.
+
+    `driver` is one of the kernel's (or of FUSE) that mounts it, or `mtools` or `xorriso`, which need no mount. `numbers`: are
+    inodes what the file system itself says, so that all must agree on them?
+    """
 
     name: str
     make: list
@@ -28,6 +32,10 @@ class Image:
     options: str = "loop"
     posix: bool = True
     sleuth: bool = True
+    numbers: bool = True
+
+    def oracle(self):
+        return self.driver if self.driver in ("mtools", "xorriso") else "kernel"
 
 
 def ext(name, *args, **more):
@@ -43,9 +51,12 @@ IMAGES = [
     ext("ext4, inline data", "-t", "ext4", "-b", "4096", "-O", "inline_data", "-J", "size=16"),
     ext("ext4, meta_bg, uninit_bg", "-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg,meta_bg,^resize_inode"),
     Image("NTFS", ["mkntfs", "-q", "-F", "-f"], driver="ntfs-3g"),
-    Image("FAT16", ["mkfs.fat", "-F", "16"], driver="vfat", posix=False),
-    Image("FAT32", ["mkfs.fat", "-F", "32", "-s", "1"], driver="vfat", posix=False),
-    Image("exFAT", ["mkfs.exfat"], driver="exfat-fuse", posix=False),
+    Image("FAT12", ["mkfs.fat", "-F", "12", "-s", "64"], driver="mtools", posix=False, numbers=False),
+    Image("FAT16", ["mkfs.fat", "-F", "16"], driver="mtools", posix=False, numbers=False),
+    Image("FAT32", ["mkfs.fat", "-F", "32", "-s", "1"], driver="mtools", posix=False, numbers=False),
+    Image("exFAT", ["mkfs.exfat"], driver="exfat-fuse", posix=False, numbers=False),
+    Image("ISO 9660, Rock Ridge", ["-r"], driver="xorriso", numbers=False),
+    Image("ISO 9660, Joliet", ["-J"], driver="xorriso", posix=False, numbers=False),
     Image("XFS", ["mkfs.xfs", "-q", "-f"], size=320, driver="xfs", sleuth=False),
     Image("btrfs", ["mkfs.btrfs", "-q", "-f"], size=160, driver="btrfs", options="loop,nodiscard", sleuth=False),
 ]
@@ -57,6 +68,8 @@ COPIES = (
     " for more of them); dumpe2fs says what impound says"
 )
 
+ROCK = "fls shows the names of ISO 9660 itself (8.3, capitals), not those of Rock Ridge, which xorriso and the kernel show"
+
 # (question, oracle, image): why the two differ.
 KNOWN = {
     ("lines of the timeline", "mactime", "ext2"): "fls tells no time of birth on ext2",
@@ -64,6 +77,8 @@ KNOWN = {
     ("free blocks", "blkls", "ext4, 1 KiB blocks, 128-byte inodes"): COPIES,
     ("free blocks", "blkls", "ext4, meta_bg, uninit_bg"): COPIES,
     ("live names", "fls", "NTFS"): "fls takes a name that is left in the index of a folder for a live one; the driver does not show it",
+    ("live names", "fls", "ISO 9660, Rock Ridge"): ROCK,
+    ("content", "icat", "ISO 9660, Rock Ridge"): ROCK,
     ("free blocks", "dumpe2fs", "ext4, bigalloc"): "dumpe2fs ends a range at the first block of its last cluster",
 }
 
@@ -147,13 +162,45 @@ def live(root):
     return found
 
 
+def with_mtools(recipe, image):
+    """Fills, deletes and reads back by mtools."""
+    tree, back = WORK / "tree", WORK / "back"
+    run("rm", "-rf", tree, back)
+    tree.mkdir()
+    back.mkdir()
+    fill(tree, recipe.posix)
+    truth = plant(tree)
+    tools = dict(env={**os.environ, "LC_ALL": "C.UTF-8", "MTOOLS_SKIP_CHECK": "1"})
+    run("mcopy", "-s", "-m", "-i", image, *sorted(tree.iterdir()), "::", **tools)
+    for path in truth:
+        run("mdel", "-i", image, "::" + path, **tools)
+    run("mcopy", "-s", "-n", "-i", image, "::*", back, **tools)
+    return image, live(back), truth
+
+
+def with_xorriso(recipe, image):
+    """Written and read back by xorriso; nothing is ever deleted from such an image."""
+    tree, back = WORK / "tree", WORK / "back"
+    run("rm", "-rf", tree, back)
+    tree.mkdir()
+    fill(tree, recipe.posix)
+    run("xorriso", "-as", "mkisofs", *recipe.make, "-o", image, tree)
+    form = "norock" if "-J" in recipe.make else "any"
+    run("xorriso", "-read_fs", form, "-osirrox", "on", "-indev", image, "-extract", "/", back)
+    return image, live(back), {}
+
+
 def made(recipe):
     """The image as the kernel left it, what is live, and what was deleted."""
     image, at = WORK / "image", WORK / "mnt"
     image.unlink(missing_ok=True)
+    if recipe.driver == "xorriso":
+        return with_xorriso(recipe, image)
     with image.open("wb") as file:
         file.truncate(recipe.size << 20)
     run(*recipe.make, image)
+    if recipe.driver == "mtools":
+        return with_mtools(recipe, image)
 
     def before(root):
         fill(root, recipe.posix)
@@ -196,10 +243,10 @@ def system(path):
 
 def live_names(recipe, image, truth):
     rows = ours(image, "ls", "-r")
-    mine = {(name_of(row["path"]), row["inode"] if recipe.posix else 0) for row in rows}
+    number = lambda inode: inode if recipe.numbers else 0
+    mine = {(name_of(row["path"]), number(row["inode"])) for row in rows}
     mine = {(path, inode) for path, inode in mine if not system(path)}
-    number = lambda inode: inode if recipe.posix else 0
-    yield "live names", "kernel", mine, {(path, number(inode)) for path, (inode, *_) in truth.items()}
+    yield "live names", recipe.oracle(), mine, {(path, number(inode)) for path, (inode, *_) in truth.items()}
     if recipe.sleuth:
         theirs = {(path, number(inode)) for path, (inode, _, gone) in fls(image, "-u").items() if not gone and not system(path)}
         yield "live names", "fls", {(shown(path), inode) for path, inode in mine}, theirs
@@ -209,7 +256,7 @@ def content(recipe, image, truth):
     rows = ours(image, "hash")
     mine = {(name_of(row["path"]), row["size"], row["hex"]) for row in rows if not system(name_of(row["path"]))}
     mine = {(path, size, digest if isinstance(digest, str) else "unreadable") for path, size, digest in mine}
-    yield "content", "kernel", mine, {(path, size, digest) for path, (_, size, digest) in truth.items() if digest}
+    yield "content", recipe.oracle(), mine, {(path, size, digest) for path, (_, size, digest) in truth.items() if digest}
     if not recipe.sleuth:
         return
     theirs, names = set(), fls(image, "-u", "-F")
@@ -327,7 +374,8 @@ def main():
             continue
         for question in QUESTIONS:
             rows += [(recipe.name, *row) for row in question(recipe, image, truth)]
-        lost.append((recipe.name, *recovered(recipe, image, deleted)))
+        if deleted:
+            lost.append((recipe.name, *recovered(recipe, image, deleted)))
     table = []
     for name, question, oracle, mine, theirs in rows:
         equal, ours_only, theirs_only = len(mine & theirs), mine - theirs, theirs - mine
@@ -348,9 +396,10 @@ def write(table, lost, skipped):
     text = [
         "# Disks: what The Sleuth Kit and the kernel say",
         "",
-        "Written by `scripts/oracle-disk`. Each image was filled through the kernel's own driver (ntfs-3g for NTFS), unmounted, and read by",
-        f"impound, by The Sleuth Kit {version}, and by the driver again. A row counts the answers that both give, and those that only one",
-        "gives: names are paths with their inodes (FAT and exFAT have none), content is SHA-256 with path and size.",
+        "Written by `scripts/oracle-disk`. Each image was filled through the kernel's own driver (ntfs-3g for NTFS, exfat-fuse for exFAT;",
+        "mtools for FAT and xorriso for ISO 9660, which the kernels of build machines lack), unmounted, and read by impound, by The Sleuth Kit",
+        f"{version}, and by the driver again. A row counts the answers that both give, and those that only one gives: names are paths with",
+        "their inodes (FAT, exFAT and ISO 9660 have none), content is SHA-256 with path and size.",
         "",
         "| image | question | beside | equal | ours only | theirs only | why they differ |",
         "|---|---|---|---|---|---|---|",

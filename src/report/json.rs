@@ -70,7 +70,7 @@ fn value(cell: &Cell, to: &mut String) {
         Cell::Text(text) => string(text, to),
         Cell::Word(text) => string(text, to),
         Cell::Int(_) | Cell::Bytes(_) | Cell::Bool(_) => cell.push(to),
-        Cell::Address(_) | Cell::Time(_) => {
+        Cell::Address(_) | Cell::Time(_) | Cell::Day(_) => {
             to.push('"');
             cell.push(to);
             to.push('"');

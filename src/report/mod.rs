@@ -61,6 +61,8 @@ pub enum Cell {
     Address(u64),
     /// An instant.
     Time(Timestamp),
+    /// A day of which no time is known, by where it begins: `2026-11-24`.
+    Day(Timestamp),
     /// Yes or no.
     Bool(bool),
     /// A name as it stands in evidence: bytes that need be no text. JSON loses none of them.
@@ -91,6 +93,7 @@ impl Cell {
             Self::Text(text) => to.push_str(text),
             Self::Word(text) => to.push_str(text),
             Self::Time(at) => time::push(*at, to),
+            Self::Day(at) => number(format_args!("{}", at.strftime("%Y-%m-%d"))),
             Self::Bool(yes) => to.push_str(if *yes { "true" } else { "false" }),
             Self::Name(bytes) => match std::str::from_utf8(bytes) {
                 Ok(text) => to.push_str(text),

@@ -126,6 +126,53 @@ fn every_trick_ends_below_the_folder() {
     assert!(manifest_only.iter().all(|path| lines.iter().any(|line| line["path"] == *path && line["file"].is_null())));
 }
 
+/// The end of the disk is gone: what lies there is named, and what does not is written.
+#[test]
+fn a_file_that_is_there_in_part_is_written_in_part_and_marked() {
+    let temp = folder();
+    let (image, put) = (temp.path().join("disk.img"), temp.path().join("tree"));
+    std::fs::create_dir_all(put.join("folder")).unwrap();
+    for name in ["first", "folder/second", "folder/second.partial", "last"] {
+        std::fs::write(put.join(name), vec![7; 1_000_000]).unwrap();
+    }
+    make(&image, &["-t", "ext4", "-b", "1024", "-O", "^has_journal"], &put, "16M");
+    let fs = crate::kit::open(&image);
+    let runs = |path: &str| fs.runs(impound::disk::walk::find(fs.as_ref(), path.as_bytes()).unwrap()).unwrap();
+    let all = ["/first", "/folder/second", "/folder/second.partial", "/last"];
+    let highest = all.into_iter().max_by_key(|path| runs(path).iter().map(|run| run.physical + run.len).max()).unwrap();
+    let run = *runs(highest).iter().max_by_key(|run| run.physical).unwrap();
+    let cut = run.physical + run.len / 2;
+    std::fs::OpenOptions::new().write(true).open(&image).unwrap().set_len(cut * 1024).unwrap();
+    let out = temp.path().join("out");
+    let args = ["disk".as_ref(), image.as_os_str(), "extract".as_ref(), "-o".as_ref(), out.as_os_str()];
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_impound")).args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("files: 3 complete, 1 partial (named .partial)") && said.contains("manifest.jsonl"),
+        "{said}"
+    );
+    let manifest = std::fs::read_to_string(out.join("manifest.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for path in all {
+        let line = lines.iter().find(|line| line["path"] == path).unwrap();
+        let bytes = std::fs::read(out.join(line["file"].as_str().unwrap())).unwrap();
+        assert_eq!(bytes.len(), 1_000_000, "{line}");
+        if path != highest {
+            assert!(line["outcome"] == "complete" && line["missing"].is_null(), "{line}");
+            assert!(bytes.iter().all(|byte| *byte == 7), "{line}");
+            continue;
+        }
+        let at = usize::try_from((run.logical + run.len / 2) * 1024).unwrap();
+        assert_eq!((&line["outcome"], &line["missing"][0]["at"]), (&"partial".into(), &at.into()), "{line}");
+        assert_eq!(line["missing"][0]["len"], 1_000_000 - at, "{line}");
+        assert!(line["missing"][0]["why"].as_str().unwrap().contains("behind the end"), "{line}");
+        assert!(line["file"].as_str().unwrap().contains(".partial"), "{line}");
+        assert!(bytes[..at].iter().all(|byte| *byte == 7) && bytes[at..].iter().all(|byte| *byte == 0), "{line}");
+        assert!(!out.join(format!("files{path}")).exists() || path.ends_with(".partial"), "only under its marked name");
+    }
+}
+
 /// Content that no search for a name finds.
 fn backwards(name: &str) -> String {
     name.chars().rev().collect()

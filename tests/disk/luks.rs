@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::kit::{bytes, folder, impound, make, read, tool};
 
-const SECRET: &str = "correct horse";
+pub(crate) const SECRET: &str = "correct horse";
 
 fn plain(at: &Path) -> PathBuf {
     let (tree, image) = (at.join("tree"), at.join("plain"));
@@ -20,7 +20,7 @@ fn plain(at: &Path) -> PathBuf {
     image
 }
 
-fn scan(disk: &Arc<dyn ReadAt>, secret: &str) -> Volumes {
+pub(crate) fn scan(disk: &Arc<dyn ReadAt>, secret: &str) -> Volumes {
     let passphrase = Some(Arc::new(Passphrase::new(Zeroizing::new(secret.as_bytes().to_vec()))));
     scan_with(disk, &Beside { with: Vec::new(), passphrase }).unwrap()
 }
@@ -37,7 +37,7 @@ fn luks1(at: &Path, plain: &Path, options: &str) -> PathBuf {
 }
 
 /// LUKS2 by cryptsetup, which encrypts a file in place.
-fn luks2(at: &Path, plain: &Path, name: &str, options: &[&str]) -> PathBuf {
+pub(crate) fn luks2(at: &Path, plain: &Path, name: &str, options: &[&str]) -> PathBuf {
     let (image, secret) = (at.join(name), at.join("secret"));
     std::fs::copy(plain, &image).unwrap();
     let len = std::fs::metadata(plain).unwrap().len();
@@ -50,7 +50,7 @@ fn luks2(at: &Path, plain: &Path, name: &str, options: &[&str]) -> PathBuf {
 }
 
 /// Little work for the test, the same way for the program.
-const QUICK: [&str; 4] = ["--pbkdf-memory", "1024", "--pbkdf-force-iterations", "4"];
+pub(crate) const QUICK: [&str; 4] = ["--pbkdf-memory", "1024", "--pbkdf-force-iterations", "4"];
 
 fn check(image: &Path, plain: &Path, cipher: &str) {
     let found = scan(&bytes(image), SECRET);
@@ -164,7 +164,7 @@ fn the_second_header_of_luks2_is_used_and_hostile_work_is_refused() {
         ("\"time\":4", "\"time\":99999999", "64 GiB of passes"),
         ("\"cpus\":", "\"cpus\":99999", "Argon2"),
         ("\"stripes\":4000", "\"stripes\":99999999", "key material"),
-        ("\"key_size\":64", "\"key_size\":9999999999", "key material"),
+        ("\"key_size\":64", "\"key_size\":9999999999", "at most 512 is given"),
         ("\"encryption\":\"aes-xts-plain64\"", "\"encryption\":\"serpent-xts-plain64\"", "serpent-xts-plain64"),
         ("\"sector_size\":512", "\"sector_size\":513", "sectors of 512 to 4096"),
         ("\"offset\":\"16777216\"", "\"offset\":\"99916777216\"", "detached header"),
@@ -183,6 +183,45 @@ fn the_second_header_of_luks2_is_used_and_hostile_work_is_refused() {
         let why = found.labelled("p0").unwrap().lacks.clone().unwrap_or_default();
         assert!(why.contains(word), "{new}: {why:?}");
     }
+}
+
+#[test]
+fn a_table_of_partitions_that_names_the_same_header_over_and_over_keeps_nobody_busy() {
+    let temp = folder();
+    let mut header = std::fs::read(luks1(temp.path(), &plain(temp.path()), "")).unwrap();
+    // One round each, of the digest and of the slot: they are tried, not opened.
+    header[164..168].copy_from_slice(&1_u32.to_be_bytes());
+    header[212..216].copy_from_slice(&1_u32.to_be_bytes());
+    let (entries, sector) = (400_usize, 512);
+    let at = 2 + (entries * 128).div_ceil(sector);
+    let mut disk = vec![0; at * sector];
+    disk.extend(&header[..header.len().min(4 << 20)]);
+    for entry in 0..entries {
+        let to = &mut disk[sector * 2 + entry * 128..][..128];
+        to[..16].fill(0x11);
+        to[16..32].copy_from_slice(&(entry as u128 + 1).to_le_bytes());
+        to[32..40].copy_from_slice(&(at as u64).to_le_bytes());
+        to[40..48].copy_from_slice(&(at as u64 + 8000).to_le_bytes());
+    }
+    let table = crc32fast::hash(&disk[2 * sector..2 * sector + entries * 128]);
+    let mut head = vec![0; 92];
+    head[..8].copy_from_slice(b"EFI PART");
+    head[8..12].copy_from_slice(&[0, 0, 1, 0]);
+    head[12] = 92;
+    for (place, value) in [(24, 1_u64), (32, 1), (40, at as u64), (48, at as u64 + 9000), (72, 2)] {
+        head[place..place + 8].copy_from_slice(&value.to_le_bytes());
+    }
+    head[80..84].copy_from_slice(&u32::try_from(entries).unwrap().to_le_bytes());
+    head[84] = 128;
+    head[88..92].copy_from_slice(&table.to_le_bytes());
+    let sum = crc32fast::hash(&head);
+    head[16..20].copy_from_slice(&sum.to_le_bytes());
+    disk[sector..sector + 92].copy_from_slice(&head);
+    let found = scan(&(Arc::new(InMemory(disk)) as Arc<dyn ReadAt>), "wrong");
+    let why: Vec<_> = found.readable().filter_map(|one| one.lacks.as_deref()).collect();
+    assert_eq!(why.len(), entries, "{:?}", found.odd);
+    assert_eq!(why.iter().filter(|why| why.contains("it fits none of")).count(), 256, "{why:?}");
+    assert_eq!(why.iter().filter(|why| why.contains("this one was not")).count(), entries - 256, "{why:?}");
 }
 
 #[test]

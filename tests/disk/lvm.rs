@@ -10,6 +10,7 @@ use impound::disk::volume::{Beside, Use, Volumes, scan, scan_with};
 use impound::image::{InMemory, ReadAt, ReadError, map, read_vec};
 
 use crate::kit::{bytes, folder, impound, make, tool};
+use crate::luks::{QUICK, SECRET, luks2};
 
 const MIB: u64 = 1 << 20;
 
@@ -144,6 +145,26 @@ fn linear_and_striped_volumes_are_read_over_two_images() {
     assert_eq!((text.lines().count(), code), (2, 0), "{text}");
     let (text, code) = impound(["disk", &format!("{first}:vg0-none"), "ls"]);
     assert_eq!((text.as_str(), code), ("", 2));
+}
+
+/// What LUKS held was once taken for two volumes with one name, and that was called odd.
+#[test]
+fn a_group_inside_luks_is_met_once() {
+    let temp = folder();
+    let volume = file(temp.path(), "pv", 24 * MIB);
+    let Some(group) = Group::on(&[&volume]) else { return };
+    let device = group.devices[0].as_str();
+    group.lvm(&["pvcreate", device]);
+    group.lvm(&["vgcreate", "-s", "1M", "vg0", device]);
+    group.lvm(&["lvcreate", "-an", "-Zn", "-Wn", "-n", "root", "-L", "16M", "vg0"]);
+    drop(group);
+    let root = content(temp.path(), "root", "root", 16 * MIB);
+    write(&volume, MIB, &root);
+    let locked = luks2(temp.path(), &volume, "locked", &QUICK);
+    let found = crate::luks::scan(&bytes(&locked), SECRET);
+    assert_eq!(found.odd, Vec::<String>::new());
+    assert_eq!((labels(&found, Use::Volume), labels(&found, Use::Member)), (vec!["vg0-root"], vec!["p0"]));
+    assert!(all_of(&found, "vg0-root") == root);
 }
 
 #[test]

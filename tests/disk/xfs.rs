@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use impound::disk::fs::{Confidence, FileKind, Run, State};
+use impound::disk::fs::{Confidence, FileKind, Filesystem, Run, State};
 use impound::disk::walk::find;
 
 use crate::ext::files;
@@ -213,6 +213,32 @@ fn deleted_files_come_back_with_names_and_content() {
     let good = |found: &[u8], content: &[u8]| found.starts_with(content) && found.len() - content.len() < 4096;
     let (back, all) = count(&image, &good);
     assert!(back >= 90 && all <= 96, "{back} of 94 without the log, {all} in all");
+}
+
+/// A damaged directory leaves a file behind that is in use, counts one name, and has none: `xfs_db` gives its name to another.
+#[test]
+fn a_file_whose_name_is_gone_is_an_orphan_although_it_counts_one() {
+    let temp = folder();
+    let (image, proto) = (temp.path().join("disk.img"), temp.path().join("proto"));
+    let content = noise(5000, 3);
+    fs::write(temp.path().join("one"), "one").unwrap();
+    fs::write(temp.path().join("two"), &content).unwrap();
+    let file = |name: &str| format!("{name} ---644 0 0 {}\n", temp.path().join(name).display());
+    fs::write(&proto, format!("boot\n0 0\nd--755 0 0\n{}{}$\n", file("one"), file("two"))).unwrap();
+    make(&image, &["-p", &proto.to_string_lossy()], 320 << 20);
+    let fs = open(&image);
+    assert!(fs.lost().unwrap().is_empty(), "nothing is lost as long as it has its name");
+    let number = |fs: &dyn Filesystem, path: &[u8]| find(fs, path).unwrap();
+    let (root, one, two) = (fs.root(), number(fs.as_ref(), b"/one"), number(fs.as_ref(), b"/two"));
+    let write = format!("write -d u3.sfdir3.list[1].inumber.i4 {one}");
+    tool("xfs_db", ["-x", "-c", &format!("inode {root}"), "-c", &write, &image.to_string_lossy()]);
+    let fs = open(&image);
+    assert_eq!(number(fs.as_ref(), b"/two"), one);
+    let lost = fs.lost().unwrap();
+    let [orphan] = &lost[..] else { panic!("{} are lost", lost.len()) };
+    assert_eq!((orphan.node.inode, orphan.state, orphan.node.links, &orphan.path), (two, State::Orphan, 1, &None));
+    assert_eq!(orphan.confidence, Confidence::Whole);
+    assert!(read(orphan.content.as_ref().unwrap().as_ref()) == content);
 }
 
 /// Place and length of the log in bytes, as xfs_db says.

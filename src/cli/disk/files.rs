@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::super::Exit;
 use super::super::context::{Context, raw_stdout, write_zeros};
-use super::list::{exit, int};
+use super::list::{accessed, exit, int};
 use super::open::Disk;
 use crate::disk::fs::{FileKind, Filesystem};
 use crate::disk::walk::How;
@@ -41,7 +41,7 @@ pub(super) fn stat(disk: &Disk, context: &Context) -> Result<Exit> {
     row("size", Cell::Bytes(node.size))?;
     row("links", Cell::Int(i64::from(node.links)))?;
     row("modified", time(node.times.modified))?;
-    row("accessed", time(node.times.accessed))?;
+    row("accessed", accessed(&node.times))?;
     row("changed", time(node.times.changed))?;
     row("born", time(node.times.born))?;
     row("deleted", time(node.times.deleted))?;

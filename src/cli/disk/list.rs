@@ -1,5 +1,6 @@
 //! Tables: `parts`, `fs`, `ls`, `find`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -8,7 +9,7 @@ use rayon::prelude::*;
 use super::super::Exit;
 use super::super::context::Context;
 use super::open::{Disk, Mounted};
-use crate::disk::fs::{FileKind, Filesystem, Lost, Node, State, Stream};
+use crate::disk::fs::{FileKind, Filesystem, Lost, Node, State, Stream, Times};
 use crate::disk::walk::{self, Found, How};
 use crate::image::{Kind, ReadError};
 use crate::progress::Task;
@@ -114,7 +115,7 @@ fn cells(label: &str, path: Cell, inode: u64, node: Option<&Node>, last: [Cell; 
         of(&|node| Cell::Int(i64::from(node.uid))),
         of(&|node| Cell::Int(i64::from(node.gid))),
         time(&|node| node.times.modified),
-        time(&|node| node.times.accessed),
+        of(&|node| accessed(&node.times)),
         time(&|node| node.times.changed),
         time(&|node| node.times.born),
         time(&|node| node.times.deleted),
@@ -122,6 +123,11 @@ fn cells(label: &str, path: Cell, inode: u64, node: Option<&Node>, last: [Cell; 
         source,
         content,
     ]
+}
+
+/// When a file was last read, as exactly as its file system keeps it.
+pub(super) fn accessed(times: &Times) -> Cell {
+    Cell::or_absent(times.accessed, Absent::NotApplicable, if times.accessed_day { Cell::Day } else { Cell::Time })
 }
 
 /// Files whose rows are made together.
@@ -204,23 +210,76 @@ fn streams(label: &str, fs: &dyn Filesystem, found: &Found) -> Result<Vec<Vec<Ce
 pub(super) fn ls(disk: &Disk, recursive: bool, deleted: bool, context: &Context) -> Result<Exit> {
     let mut files = Files::new("listing", context);
     let mut label = Label::default();
-    let mut whole = disk.each(How { recursive, deleted }, context, &mut |mounted, found| {
+    let Wanted { lost, good, swap } = if deleted { wanted(disk, recursive, context)? } else { Wanted::default() };
+    let known = Known::new(&lost, swap);
+    let whole = disk.each(How { recursive, deleted }, context, &mut |mounted, found| {
+        if known.has(&mounted.label, &found) {
+            return Ok(());
+        }
         files.add(label.of(&mounted.label), &mounted.fs, found)
     })?;
-    if deleted {
-        let (lost, good) = disk.lost(context)?;
-        whole &= good;
-        let below = match disk.address.inside {
-            None => None,
-            Some(_) => Some(disk.one(context).and_then(|(mounted, inode, path)| path_of(&mounted, inode, path))?),
-        };
-        for (label, lost) in &lost {
-            if below.as_ref().is_none_or(|below| is_below(lost, below, recursive)) {
-                files.lost(label, lost)?;
+    for (label, lost) in &lost {
+        files.lost(label, lost)?;
+    }
+    Ok(exit(files.end()? & whole & good))
+}
+
+/// Lost files to list.
+struct Wanted {
+    lost: Vec<(String, Lost)>,
+    /// All could be looked for.
+    good: bool,
+    /// The directory that was named, and its path: it may have been named by its number.
+    swap: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { lost: Vec::new(), good: true, swap: None }
+    }
+}
+
+/// The lost files that were in the directory that was named, or below it.
+fn wanted(disk: &Disk, recursive: bool, context: &Context) -> Result<Wanted> {
+    let (mut lost, good) = disk.lost(context)?;
+    if disk.address.inside.is_none() {
+        return Ok(Wanted { lost, good, swap: None });
+    }
+    let (mounted, inode, named) = disk.one(context)?;
+    let path = path_of(&mounted, inode, named.clone())?;
+    lost.retain(|(_, lost)| is_below(lost, &path, recursive));
+    Ok(Wanted { lost, good, swap: Some((named, path)) })
+}
+
+/// Lost files by volume and path. They have rows of their own, which say more than what is left of their names.
+struct Known<'a> {
+    inodes: HashMap<(&'a str, &'a [u8]), Vec<u64>>,
+    swap: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl<'a> Known<'a> {
+    fn new(lost: &'a [(String, Lost)], swap: Option<(Vec<u8>, Vec<u8>)>) -> Self {
+        let mut inodes: HashMap<_, Vec<u64>> = HashMap::new();
+        for (label, lost) in lost {
+            if let Some(path) = &lost.path {
+                inodes.entry((label.as_str(), path.as_slice())).or_default().push(lost.node.inode);
             }
         }
+        Self { inodes, swap }
     }
-    Ok(exit(files.end()? & whole))
+
+    /// Is a deleted name that of one of these? It may not lead to its inode any more.
+    fn has(&self, label: &str, found: &Found) -> bool {
+        if found.entry.state != State::Deleted {
+            return false;
+        }
+        let swap = self.swap.as_ref().and_then(|(named, real)| Some((found.path.strip_prefix(&named[..])?, real)));
+        let below = |rest: &[u8], real: &[u8]| walk::join(real, rest.strip_prefix(b"/").unwrap_or(rest));
+        let path = swap.map_or_else(|| found.path.clone(), |(rest, real)| below(rest, real));
+        let inode = found.entry.inode;
+        let same = |inodes: &Vec<u64>| inode == 0 || inodes.contains(&inode);
+        self.inodes.get(&(label, &path[..])).is_some_and(same)
+    }
 }
 
 /// The name of the volume of many files, once.
@@ -296,6 +355,5 @@ pub(super) fn find(disk: &Disk, args: &FindArgs, context: &Context) -> Result<Ex
         }
         Ok(())
     })?;
-    files.end()?;
-    Ok(exit(whole))
+    Ok(exit(files.end()? & whole))
 }

@@ -8,6 +8,7 @@ mod list;
 mod open;
 mod take;
 mod time;
+mod tree;
 
 use std::ffi::OsString;
 

@@ -240,17 +240,32 @@ impl Disk {
                 whole = false;
                 context.say(&format!("{}: {}", mounted.label, printable(&line)));
             };
-            walk::walk(mounted.fs.as_ref(), (inode, &path), how, &mut odd, &mut |found| take(&mounted, found))?;
+            let mut began = false;
+            let done = walk::walk(mounted.fs.as_ref(), (inode, &path), how, &mut odd, &mut |found| {
+                began = true;
+                take(&mounted, found)
+            });
+            match done {
+                // The root of one volume of several: the others have theirs.
+                Err(error) if !began && self.address.inside.is_none() => odd(error.to_string()),
+                done => done?,
+            }
         }
         Ok(whole)
     }
 
     /// Files that are no longer there, of all volumes that were asked for, and whether all of those could be read.
     pub(super) fn lost(&self, context: &Context) -> Result<(Vec<(String, Lost)>, bool)> {
-        let (mounted, whole) = self.mounted(context)?;
+        let (mounted, mut whole) = self.mounted(context)?;
         let mut all = Vec::new();
         for Mounted { label, fs, .. } in mounted {
-            all.extend(fs.lost()?.into_iter().map(|lost| (label.clone(), lost)));
+            match fs.lost() {
+                Ok(lost) => all.extend(lost.into_iter().map(|lost| (label.clone(), lost))),
+                Err(error) => {
+                    context.say(&format!("{label}: what was deleted is not found: {}", printable(&error.to_string())));
+                    whole = false;
+                }
+            }
         }
         Ok((all, whole))
     }

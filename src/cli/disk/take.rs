@@ -1,23 +1,18 @@
 //! `extract` and `recover`: files into a new folder, with a manifest that maps safe names back to the ones in evidence.
 
-use std::collections::HashMap;
-use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
-use serde_json::json;
+use anyhow::Result;
+use serde_json::{Value, json};
 
 use super::super::Exit;
 use super::super::context::Context;
 use super::list::exit;
 use super::open::{Disk, Mounted};
-use crate::disk::extract::{Folder, write};
-use crate::disk::fs::{FileKind, Filesystem, Lost, Node};
-use crate::disk::names::Taken;
+use super::tree::{Content, Tree};
+use crate::disk::fs::{Confidence, FileKind, Filesystem, Lost, Node};
 use crate::disk::owners::{Owners, Wanted};
-use crate::disk::walk::How;
-use crate::image::ReadAt;
+use crate::disk::walk::{Found, How};
 use crate::report::{json_name, printable};
 
 /// The arguments.
@@ -31,160 +26,92 @@ pub(super) struct TakeArgs {
     max_file: Option<u64>,
 }
 
+impl TakeArgs {
+    fn tree(&self) -> Result<Tree> {
+        Tree::create(&self.output, self.max_file)
+    }
+}
+
 /// Files that are named as those that took blocks of a lost one.
 const TAKERS: usize = 32;
-
-/// A folder that was made, and the names in it.
-struct Below {
-    folder: Folder,
-    taken: Taken,
-    path: String,
-}
-
-struct Tree {
-    below: HashMap<Vec<u8>, Below>,
-    manifest: std::fs::File,
-    most: u64,
-    good: bool,
-}
-
-fn put(line: &mut serde_json::Value, key: &str, value: serde_json::Value) {
-    if let Some(line) = line.as_object_mut() {
-        line.insert(key.to_owned(), value);
-    }
-}
-
-impl Tree {
-    fn create(args: &TakeArgs) -> Result<Self> {
-        let made = || format!("could not make {}; it must not exist yet", args.output.display());
-        let folder = Folder::create(&args.output).with_context(made)?;
-        let manifest = folder.file("manifest.jsonl").context("could not write the manifest")?;
-        let root = Below { folder: folder.folder("files")?, taken: Taken::default(), path: "files".to_owned() };
-        let below = HashMap::from([(Vec::new(), root)]);
-        Ok(Self { below, manifest, most: args.max_file.unwrap_or(u64::MAX), good: true })
-    }
-
-    /// The folder for a path of evidence; made, with those above it, if it is not there.
-    fn folder(&mut self, path: &[u8]) -> Result<&mut Below> {
-        let (mut here, mut made) = (Vec::new(), Vec::new());
-        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
-            made.push((here.clone(), part.to_vec()));
-            here.push(b'/');
-            here.extend_from_slice(part);
-        }
-        for (above, part) in made {
-            let full = [above.as_slice(), b"/", &part].concat();
-            if !self.below.contains_key(&full) {
-                let parent = self.below.get_mut(&above).context("a folder went missing")?;
-                let safe = parent.taken.take(&part);
-                let folder =
-                    parent.folder.folder(&safe).with_context(|| format!("could not make {}/{safe}", parent.path))?;
-                let path = format!("{}/{safe}", parent.path);
-                self.below.insert(full, Below { folder, taken: Taken::default(), path });
-            }
-        }
-        self.below.get_mut(&here).context("a folder went missing")
-    }
-
-    /// Writes one file and its line. What cannot be written is said there, and does not stop the rest.
-    fn file(
-        &mut self,
-        (path, own): (&[u8], &[u8]),
-        node: &Node,
-        content: Option<Arc<dyn ReadAt>>,
-        more: &serde_json::Value,
-    ) -> Result<()> {
-        // A name from a hostile directory may hold a `/` itself.
-        let cut = path.len().saturating_sub(own.len() + 1);
-        let above = path.get(..cut).unwrap_or_default();
-        let mut line = json!({
-            "path": json_name(path), "inode": node.inode, "size": node.size, "mode": format!("{:04o}", node.mode & 0o7777),
-            "kind": node.kind.map_or("unknown", FileKind::name), "uid": node.uid, "gid": node.gid,
-            "modified": node.times.modified, "more": more,
-        });
-        let outcome = match content {
-            None => json!("not written: nothing to write"),
-            Some(content) if content.len() > self.most => json!("not written: longer than --max-file"),
-            Some(content) => {
-                let (full, outcome) = self.content(above, own, content.as_ref())?;
-                put(&mut line, "file", json!(full));
-                outcome
-            }
-        };
-        put(&mut line, "outcome", outcome);
-        writeln!(self.manifest, "{line}").context("could not write the manifest")
-    }
-
-    /// Writes content under a safe name; gives that name and how it went.
-    fn content(&mut self, above: &[u8], own: &[u8], content: &dyn ReadAt) -> Result<(String, serde_json::Value)> {
-        let below = self.folder(above)?;
-        let safe = below.taken.take(own);
-        let full = format!("{}/{safe}", below.path);
-        let mut file = below.folder.file(&safe).with_context(|| format!("could not make {full}"))?;
-        let outcome = match write(content, &mut file) {
-            Ok(written) if written.missing == 0 => "complete".to_owned(),
-            Ok(written) => format!("partial: {} bytes could not be read and are zeros", written.missing),
-            Err(error) => format!("failed: {error}"),
-        };
-        self.good &= outcome == "complete";
-        Ok((full, json!(outcome)))
-    }
-}
+/// Blocks of one lost file of which it is told whether others have them.
+const BLOCKS: u64 = 1 << 22;
+/// Ranges of those that are listed.
+const RANGES: usize = 1000;
 
 /// What stands behind the last `/`.
 fn last(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
 }
 
-/// What is to be written of a file; a directory is made, a link is only told of.
-fn content_of(fs: &dyn Filesystem, node: &Node) -> Option<Result<Arc<dyn ReadAt>, crate::image::ReadError>> {
-    (node.kind == Some(FileKind::File)).then(|| fs.content(node.inode))
+/// Writes a file and its streams.
+fn put(tree: &mut Tree, fs: &dyn Filesystem, (path, own): (&[u8], &[u8]), node: &Node) -> Result<()> {
+    let mut more = json!({});
+    if node.kind == Some(FileKind::Link) {
+        more = json!({ "target": fs.target(node.inode).map_or(Value::Null, |target| json_name(&target)) });
+    }
+    let bytes = (node.kind == Some(FileKind::File)).then(|| fs.content(node.inode));
+    let content = match &bytes {
+        None => Content::None,
+        Some(Ok(bytes)) => Content::All(bytes.as_ref()),
+        Some(Err(error)) => Content::Lost(error.to_string()),
+    };
+    tree.file((path, own), node, &content, &more)?;
+    let streams = match fs.streams(node.inode) {
+        Ok(streams) => streams,
+        Err(error) => return tree.unread(path, node.inode, &error),
+    };
+    for stream in streams {
+        let name = |name: &[u8]| [name, b":", &stream.name].concat();
+        let of = Node { kind: Some(FileKind::File), size: stream.content.len(), ..node.clone() };
+        tree.file((&name(path), &name(own)), &of, &Content::All(stream.content.as_ref()), &json!({ "stream": true }))?;
+    }
+    Ok(())
 }
 
 pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result<Exit> {
     let (mounted, inode, path) = disk.one(context)?;
     let node = mounted.fs.node(inode)?;
-    let mut tree = Tree::create(args)?;
-    let task = context.progress().count("extracting", "files", None);
-    if node.kind != Some(FileKind::Directory) {
-        let content = content_of(mounted.fs.as_ref(), &node).transpose()?;
-        tree.file((&path, last(&path)), &node, content, &json!({}))?;
-        return Ok(exit(tree.good));
+    let mut tree = args.tree()?;
+    let mut whole = true;
+    if node.kind == Some(FileKind::Directory) {
+        let task = context.progress().count("extracting", "files", None);
+        whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
+            task.add(1);
+            let Found { path, entry, node, .. } = found;
+            let node = match node {
+                Ok(node) => node,
+                Err(error) => return tree.unread(&path, entry.inode, &error),
+            };
+            if node.kind == Some(FileKind::Directory) {
+                tree.folder(&path)?;
+            }
+            put(&mut tree, mounted.fs.as_ref(), (&path, &entry.name), &node)
+        })?;
+    } else {
+        put(&mut tree, mounted.fs.as_ref(), (&path, last(&path)), &node)?;
     }
-    let whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
-        task.add(1);
-        let Ok(node) = found.node else {
-            tree.good = false;
-            return Ok(());
-        };
-        if node.kind == Some(FileKind::Directory) {
-            tree.folder(&found.path)?;
-        }
-        let mut more = json!({});
-        if node.kind == Some(FileKind::Link) {
-            put(&mut more, "target", mounted.fs.target(node.inode).map_or(json!(null), |target| json_name(&target)));
-        }
-        let content = content_of(mounted.fs.as_ref(), &node).transpose().unwrap_or_else(|error| {
-            tree.good = false;
-            put(&mut more, "error", json!(error.to_string()));
-            None
-        });
-        tree.file((&found.path, &found.entry.name), &node, content, &more)
-    })?;
-    Ok(exit(whole && tree.good))
+    context.say(&tree.end()?);
+    Ok(exit(whole && tree.counts.good()))
 }
 
 pub(super) fn recover(disk: &Disk, args: &TakeArgs, context: &Context) -> Result<Exit> {
     let (mounted, mut whole) = disk.mounted(context)?;
-    let mut tree = Tree::create(args)?;
+    let mut tree = args.tree()?;
     let task = context.progress().count("recovering", "files", None);
     for Mounted { label, fs, .. } in mounted {
-        let all = fs.lost()?;
         let mut odd = |line: String| {
             whole = false;
             context.say(&format!("{label}: {}", printable(&line)));
         };
-        let owners = owners(fs.as_ref(), &all, &mut odd)?;
+        let all = match fs.lost() {
+            Ok(all) => all,
+            Err(error) => {
+                odd(format!("what was deleted is not found: {error}"));
+                continue;
+            }
+        };
+        let owners = owners(fs.as_ref(), &all, &mut odd);
         for lost in all {
             task.add(1);
             let path = lost.path.clone().unwrap_or_else(|| format!("/#{}", lost.node.inode).into_bytes());
@@ -193,21 +120,76 @@ pub(super) fn recover(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
                 "source": lost.source, "state": lost.state.name(), "confidence": lost.confidence.name(),
                 "blocks": lost.blocks, "reused": lost.reused, "taken_by": takers(&owners, &lost),
             });
-            let content = lost.content.filter(|_| lost.node.kind == Some(FileKind::File));
-            tree.file((&path, last(&path)), &lost.node, content, &more)?;
+            tree.file((&path, last(&path)), &lost.node, &content_of(fs.as_ref(), &lost), &more)?;
         }
     }
-    Ok(exit(whole && tree.good))
+    context.say(&tree.end()?);
+    Ok(exit(whole && tree.counts.good()))
+}
+
+/// What is to be written of a lost file. What belongs to others altogether is not: it would be their content under its name.
+fn content_of<'a>(fs: &dyn Filesystem, lost: &'a Lost) -> Content<'a> {
+    if lost.node.kind.is_some_and(|kind| kind != FileKind::File) {
+        return Content::None;
+    }
+    let Some(bytes) = lost.content.as_deref() else {
+        return Content::Lost("nothing tells where its content was".to_owned());
+    };
+    let Lost { blocks, reused, .. } = lost;
+    match lost.confidence {
+        Confidence::Whole => Content::All(bytes),
+        Confidence::Part if *reused == 0 => {
+            let why = "its map is not whole or not sure".to_owned();
+            Content::Part { bytes, why, foreign: json!([]) }
+        }
+        Confidence::Part => {
+            let why = format!("{reused} of its {blocks} blocks belong to others now");
+            Content::Part { bytes, why, foreign: foreign(fs, lost) }
+        }
+        Confidence::Reused => Content::Lost(format!("all of its {blocks} blocks belong to others now")),
+        Confidence::NoMap => Content::Lost("nothing tells where its content was".to_owned()),
+    }
+}
+
+/// The bytes of a lost file that are in blocks of others, as ranges of the file.
+fn foreign(fs: &dyn Filesystem, lost: &Lost) -> Value {
+    let (size, mut left) = (fs.block_size(), BLOCKS);
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for run in &lost.runs {
+        for index in 0..run.len.min(left) {
+            let at = run.logical.saturating_add(index).saturating_mul(size);
+            let inside = at < lost.node.size && fs.block_in_use(run.physical.saturating_add(index)).unwrap_or(true);
+            if !inside {
+                continue;
+            }
+            let full = ranges.len() >= RANGES;
+            match ranges.last_mut() {
+                Some((from, len)) if from.saturating_add(*len) == at => *len = len.saturating_add(size),
+                _ if full => return Value::Null,
+                _ => ranges.push((at, size)),
+            }
+        }
+        left = left.saturating_sub(run.len);
+    }
+    // Nothing, if the file system does not say where they are.
+    if left == 0 || ranges.is_empty() {
+        return Value::Null;
+    }
+    let cut = |(at, len): (u64, u64)| json!({ "at": at, "len": len.min(lost.node.size - at) });
+    Value::Array(ranges.into_iter().map(cut).collect())
 }
 
 /// Who has the blocks now that lost files had: asked only if there are such.
-fn owners(fs: &dyn Filesystem, all: &[Lost], odd: &mut dyn FnMut(String)) -> Result<Owners> {
+fn owners(fs: &dyn Filesystem, all: &[Lost], odd: &mut dyn FnMut(String)) -> Owners {
     let reused = all.iter().filter(|lost| lost.reused > 0).flat_map(|lost| &lost.runs);
     let wanted = Wanted::new(reused.map(|run| run.physical..run.physical.saturating_add(run.len)).collect());
     if wanted.ranges().is_empty() {
-        return Ok(Owners::default());
+        return Owners::default();
     }
-    Ok(Owners::find(fs, &wanted, odd)?)
+    Owners::find(fs, &wanted, odd).unwrap_or_else(|error| {
+        odd(format!("who has the blocks of deleted files now is not known: {error}"));
+        Owners::default()
+    })
 }
 
 /// The live files that have blocks of a lost one, and how many; not more than a reader wants to see.

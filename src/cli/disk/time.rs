@@ -77,6 +77,11 @@ const NAMES: [(char, &str); 5] = [
     ('d', "Deletion Time"),
 ];
 
+/// Of these, the time that may be a day only.
+const ACCESSED: usize = 1;
+/// The bit of an event that stands for a whole day, and is put where that begins.
+const DAY: u8 = 1 << 7;
+
 /// Bytes of events that are kept in memory.
 const BUDGET: usize = 32 << 20;
 /// Files that are counted together: the clock costs as much as a file.
@@ -150,15 +155,17 @@ impl<'a> File<'a> {
         [times.modified, times.accessed, times.changed, times.born, times.deleted]
     }
 
-    /// Its moments, and by bit which of its times they are. `whole` seconds are what mactime knows.
+    /// Its moments, and by bit which of its times they are. `whole` seconds are what mactime knows, and days it does not: there
+    /// they are midnight, as fls has them.
     fn moments(&self, whole: bool) -> Vec<(Key, u8)> {
         let mut all: Vec<(Key, u8)> = Vec::with_capacity(5);
         for (index, at) in self.times().iter().enumerate() {
             let Some(at) = at else { continue };
             let key = (at.as_second(), if whole { 0 } else { at.subsec_nanosecond() });
-            match all.iter_mut().find(|(old, _)| *old == key) {
+            let day = if index == ACCESSED && self.times.accessed_day && !whole { DAY } else { 0 };
+            match all.iter_mut().find(|(old, bits)| *old == key && bits & DAY == day) {
                 Some((_, bits)) => *bits |= 1 << index,
-                None => all.push((key, 1 << index)),
+                None => all.push((key, 1 << index | day)),
             }
         }
         all
@@ -317,10 +324,16 @@ fn letters(tag: u8, all: usize) -> String {
     NAMES.iter().enumerate().take(all).map(letter).collect()
 }
 
+/// When an event was, no more exactly than is known.
+fn when(key: &Key, tag: u8) -> Option<Cell> {
+    let at = Timestamp::new(key.0, key.1).ok()?;
+    Some(if tag & DAY == 0 { Cell::Time(at) } else { Cell::Day(at) })
+}
+
 fn row((key, tag, record): &Event) -> Option<Vec<Cell>> {
     let file = File::of_record(record)?;
     Some(vec![
-        Cell::Time(Timestamp::new(key.0, key.1).ok()?),
+        when(key, *tag)?,
         Cell::text(letters(*tag, 5)),
         Cell::Bytes(file.size),
         Cell::text(format!("{:04o}", file.mode & 0o7777)),
@@ -336,7 +349,9 @@ fn timesketch((key, tag, record): &Event) -> Option<Vec<Cell>> {
     let file = File::of_record(record)?;
     let at = Timestamp::new(key.0, key.1).ok()?;
     let names = NAMES.iter().enumerate().filter(|(index, _)| tag >> index & 1 == 1);
-    let names: Vec<_> = names.map(|(_, (_, name))| *name).collect();
+    let mut names: Vec<_> = names.map(|(_, (_, name))| *name).collect();
+    // Timesketch wants an instant in `datetime`.
+    names.extend((tag & DAY != 0).then_some("the day only, its time is not kept"));
     let path = body::escaped(file.path);
     let gone = if file.state == State::Allocated { String::new() } else { format!(" ({})", file.state.name()) };
     Some(vec![

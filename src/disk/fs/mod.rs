@@ -126,6 +126,8 @@ pub struct Times {
     pub modified: Option<Timestamp>,
     /// Content read.
     pub accessed: Option<Timestamp>,
+    /// Of that, only the day is kept, and `accessed` is where it begins (FAT).
+    pub accessed_day: bool,
     /// Metadata changed.
     pub changed: Option<Timestamp>,
     /// Made.

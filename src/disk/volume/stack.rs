@@ -17,6 +17,8 @@ pub(super) struct Stack<'a> {
     pub(super) list: &'a mut Vec<Volume>,
     pub(super) odd: &'a mut Vec<String>,
     pub(super) beside: &'a Beside,
+    /// What may still be done to open LUKS volumes.
+    pub(super) luks: luks::Left,
     /// How often each label was given out.
     labels: BTreeMap<String, u64>,
     /// Arrays and groups that were put together: hostile metadata may lead back to itself.
@@ -26,7 +28,14 @@ pub(super) struct Stack<'a> {
 /// Puts together whatever the volumes in `found` are parts of.
 pub(super) fn build(found: &mut Volumes, beside: &Beside) {
     let labels = found.list.iter().filter_map(|volume| Some((volume.label.clone()?, 1))).collect();
-    let mut stack = Stack { list: &mut found.list, odd: &mut found.odd, beside, labels, seen: BTreeSet::new() };
+    let mut stack = Stack {
+        list: &mut found.list,
+        odd: &mut found.odd,
+        beside,
+        luks: luks::Left::default(),
+        labels,
+        seen: BTreeSet::new(),
+    };
     let mut fresh: Vec<usize> = (0..stack.list.len()).collect();
     for _ in 0..LAYERS {
         fresh = stack.layer(&fresh);
@@ -60,7 +69,10 @@ impl Stack<'_> {
         let physical = holding(self.list, "lvm2");
         if !next.is_empty() {
             // What comes out may hold another part of the same group.
+            // What LUKS held is in both by now.
             next.extend(physical);
+            next.sort_unstable();
+            next.dedup();
             return next;
         }
         let logical = lvm::assemble(self, &physical);

@@ -58,7 +58,7 @@ impl Inode {
             changed: time(fields, 124, &mut odd)?,
             modified: time(fields, 136, &mut odd)?,
             born: time(fields, 148, &mut odd)?.filter(known),
-            deleted: None,
+            ..Times::default()
         };
         let mut facts = vec![
             ("flags".to_owned(), flags(flagged, FLAGS).join(" ")),

@@ -42,26 +42,31 @@ impl Entries {
         let raw = set.as_flattened();
         let fields = Fields::new("exFAT entry set", self.at, raw);
         let live = fields.u8(0)? & IN_USE != 0;
-        let sound = checksum(raw) == fields.u16(2)?;
         let mut odd = Vec::new();
         if set.len() < self.len {
             odd.push(format!("its set has {} entries of {}", set.len(), self.len));
-        } else if !sound {
+        } else if checksum(raw) != fields.u16(2)? {
             odd.push("the checksum of its entry set does not fit".to_owned());
         }
-        // Deleted sets are overwritten piece by piece: what does not fit together tells nothing.
         let has_stream = raw.len() >= 64 && fields.u8(32)? & !IN_USE == STREAM;
-        if !has_stream || !odd.is_empty() && (!live || self.ended) {
-            if live && !self.ended {
-                return Err(fields.corrupt(0, "a set of file, stream and name entries", odd.join(", ")));
-            }
-            return Ok(None);
+        let doubtful = !live || self.ended;
+        if has_stream && (odd.is_empty() || !doubtful) {
+            return self.parse(&fields, live, odd).map(Some);
         }
-        let flags = fields.u8(33)?;
-        let name = name_of(&fields, usize::from(fields.u8(35)?))?;
+        // Deleted sets are overwritten piece by piece: what does not fit together tells nothing.
+        if doubtful {
+            Ok(None)
+        } else {
+            Err(fields.corrupt(0, "a set of file, stream and name entries", odd.join(", ")))
+        }
+    }
+
+    /// Reads a set that has what belongs into one.
+    fn parse(&self, fields: &Fields<'_>, live: bool, mut odd: Vec<String>) -> Result<Record, ReadError> {
+        let name = name_of(fields, usize::from(fields.u8(35)?))?;
         let bits = fields.u16(4)?;
         let mut facts = vec![("attributes".to_owned(), attributes(bits))];
-        let times = times(&fields, &mut facts, &mut odd)?;
+        let times = times(fields, &mut facts, &mut odd)?;
         let (valid, first, size) = (fields.u64(40)?, fields.u32(52)?, fields.u64(56)?);
         if valid > size {
             odd.push(format!("{valid} bytes of it were written, and it has {size}"));
@@ -71,7 +76,7 @@ impl Entries {
         if first != 0 && !self.shape.has(first) {
             odd.push(format!("it begins at cluster {first}, and there are {}", self.shape.clusters));
         }
-        Ok(Some(Record {
+        Ok(Record {
             at: self.at,
             name,
             kind: if bits & DIRECTORY != 0 { FileKind::Directory } else { FileKind::File },
@@ -84,11 +89,11 @@ impl Entries {
             first: if size == 0 { 0 } else { first },
             size,
             valid: valid.min(size),
-            contiguous: flags & 2 != 0,
+            contiguous: fields.u8(33)? & 2 != 0,
             times,
             facts,
             odd,
-        }))
+        })
     }
 }
 

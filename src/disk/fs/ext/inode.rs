@@ -64,6 +64,7 @@ fn times(fields: &Fields<'_>, reach: usize) -> Result<Times, ReadError> {
         modified: time(fields.u32(0x10)?, extra(0x88)?),
         born: born.map(|seconds| Ok::<_, ReadError>(time(seconds, extra(0x94)?))).transpose()?.flatten(),
         deleted: dtime.and_then(|dtime| time(dtime, None)),
+        accessed_day: false,
     })
 }
 

@@ -46,6 +46,61 @@ pub(in crate::disk) fn looks_like(volume: &dyn ReadAt) -> bool {
     (jump || signed) && table
 }
 
+/// What is how large, in sectors but for the first.
+struct Sizes {
+    /// Bytes of a sector.
+    sector: u64,
+    per_cluster: u64,
+    reserved: u64,
+    /// Tables, and sectors of each.
+    copies: u8,
+    table: u64,
+    sectors: u64,
+    /// The root directory, where it has a place of its own.
+    root: u64,
+}
+
+impl Sizes {
+    fn read(fields: &Fields<'_>) -> Result<Self, ReadError> {
+        let sector = u64::from(fields.u16(11)?);
+        if !matches!(sector, 512 | 1024 | 2048 | 4096) {
+            return Err(fields.corrupt(11, "sectors of 512 to 4096 bytes", sector));
+        }
+        let per_cluster = u64::from(fields.u8(13)?);
+        if !per_cluster.is_power_of_two() {
+            return Err(fields.corrupt(13, "a power of two of sectors in a cluster", per_cluster));
+        }
+        let (reserved, copies) = (u64::from(fields.u16(14)?), fields.u8(16)?);
+        if reserved == 0 {
+            return Err(fields.corrupt(14, "a reserved sector or more", reserved));
+        }
+        if copies == 0 || copies > 8 {
+            return Err(fields.corrupt(16, "1 to 8 tables", copies));
+        }
+        // The old fields of 16 bits, or the new ones of 32.
+        let either = |short: u16, long: u32| if short == 0 { u64::from(long) } else { u64::from(short) };
+        let (table, sectors) = (either(fields.u16(22)?, fields.u32(36)?), either(fields.u16(19)?, fields.u32(32)?));
+        let root = (u64::from(fields.u16(17)?) * 32).div_ceil(sector);
+        Ok(Self { sector, per_cluster, reserved, copies, table, sectors, root })
+    }
+}
+
+/// The type: by the number of clusters, but FAT32 also where only that has such fields.
+fn width(fields: &Fields<'_>, root: u64, count: u64) -> Result<Width, ReadError> {
+    let long = fields.u16(22)? == 0;
+    let width = match count {
+        _ if long => Width::Fat32,
+        0..4085 => Width::Fat12,
+        4085..65525 => Width::Fat16,
+        _ => Width::Fat32,
+    };
+    if width == Width::Fat32 && !long || width != Width::Fat32 && root == 0 {
+        let found = format_args!("{count} clusters");
+        return Err(fields.corrupt(17, "a root directory and tables of one type", found));
+    }
+    Ok(width)
+}
+
 impl Boot {
     /// Of a volume, or of its backup where the first sector makes no sense.
     pub(super) fn read(volume: &dyn ReadAt) -> Result<Self, ReadError> {
@@ -76,44 +131,13 @@ impl Boot {
 
     fn parse(at: u64, bytes: &[u8]) -> Result<Self, ReadError> {
         let fields = Fields::new("FAT boot sector", at, bytes);
-        let sector = u64::from(fields.u16(11)?);
-        if !matches!(sector, 512 | 1024 | 2048 | 4096) {
-            return Err(fields.corrupt(11, "sectors of 512 to 4096 bytes", sector));
-        }
-        let per_cluster = u64::from(fields.u8(13)?);
-        if !per_cluster.is_power_of_two() {
-            return Err(fields.corrupt(13, "a power of two of sectors in a cluster", per_cluster));
-        }
-        let (reserved, copies) = (u64::from(fields.u16(14)?), fields.u8(16)?);
-        if reserved == 0 {
-            return Err(fields.corrupt(14, "a reserved sector or more", reserved));
-        }
-        if copies == 0 || copies > 8 {
-            return Err(fields.corrupt(16, "1 to 8 tables", copies));
-        }
-        let short = u64::from(fields.u16(22)?);
-        let table = if short == 0 { u64::from(fields.u32(36)?) } else { short };
-        let small = u64::from(fields.u16(19)?);
-        let sectors = if small == 0 { u64::from(fields.u32(32)?) } else { small };
-        let root = (u64::from(fields.u16(17)?) * 32).div_ceil(sector);
+        let Sizes { sector, per_cluster, reserved, copies, table, sectors, root } = Sizes::read(&fields)?;
         let heap = reserved + u64::from(copies) * table + root;
         let count = sectors.checked_sub(heap).map_or(0, |data| data / per_cluster);
         if table == 0 || count == 0 || count > 0x0fff_fff5 {
             return Err(fields.corrupt(32, "sectors for tables and clusters", format_args!("{sectors} and {table}")));
         }
-        let width = match count {
-            _ if short == 0 => Width::Fat32,
-            0..4085 => Width::Fat12,
-            4085..65525 => Width::Fat16,
-            _ => Width::Fat32,
-        };
-        if width == Width::Fat32 && short != 0 || width != Width::Fat32 && root == 0 {
-            return Err(fields.corrupt(
-                17,
-                "a root directory and tables of one type",
-                format_args!("{count} clusters"),
-            ));
-        }
+        let width = width(&fields, root, count)?;
         let clusters = count.min(width.room(table * sector));
         let shape = Shape { sector, sectors, per_cluster, heap, clusters: u32::try_from(clusters).unwrap_or(0) };
         let wide = width == Width::Fat32;

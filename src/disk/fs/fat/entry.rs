@@ -104,27 +104,35 @@ impl Entries {
         })
     }
 
-    fn record(&mut self, at: u64, raw: &[u8; 32], into: &mut Records) -> Result<(), ReadError> {
-        let fields = Fields::new("FAT directory entry", at, raw);
+    /// The name of the entry at `at`, and what there is to say of it.
+    fn name(&mut self, at: u64, raw: &[u8; 32], into: &mut Records) -> (Vec<u8>, Option<(String, String)>) {
         let gone = byte(raw, 0) == GONE;
         let mut name = short(raw);
-        let mut facts = vec![("attributes".to_owned(), attributes(u16::from(byte(raw, 11))))];
         if gone {
             name[0] = self.first_byte(raw).unwrap_or(b'_');
         }
         let plain = display(&name, byte(raw, 12));
         let long = self.long_name(checksum(&name));
-        let mut odd = Vec::new();
         if long.is_none() && !self.parts.is_empty() && !gone {
             into.odd.push(format!("the long name before the entry at {at:#x} is not that of its file"));
         }
         self.cut(into);
-        if long.is_some() {
-            facts.push(("short name".to_owned(), plain.escape_ascii().to_string()));
-        } else if gone {
-            facts.push(("first character".to_owned(), "overwritten when it was deleted".to_owned()));
+        let fact = |name: &str, value: String| Some((name.to_owned(), value));
+        match long {
+            Some(long) => (long, fact("short name", plain.escape_ascii().to_string())),
+            None if gone => (plain, fact("first character", "overwritten when it was deleted".to_owned())),
+            None => (plain, None),
         }
-        let times = times(&fields, &mut facts, &mut odd)?;
+    }
+
+    fn record(&mut self, at: u64, raw: &[u8; 32], into: &mut Records) -> Result<(), ReadError> {
+        let fields = Fields::new("FAT directory entry", at, raw);
+        let gone = byte(raw, 0) == GONE;
+        let (name, said) = self.name(at, raw, into);
+        let attributes = ("attributes".to_owned(), attributes(u16::from(byte(raw, 11))));
+        let facts = std::iter::once(attributes).chain(said).collect();
+        let mut odd = Vec::new();
+        let times = times(&fields, &mut odd)?;
         let kind = if byte(raw, 11) & DIRECTORY != 0 { FileKind::Directory } else { FileKind::File };
         let high = if self.shape.clusters > 0xfff5 { u32::from(fields.u16(20)?) << 16 } else { 0 };
         let (first, length) = (high | u32::from(fields.u16(26)?), u64::from(fields.u32(28)?));
@@ -137,7 +145,7 @@ impl Entries {
             (false, true) => "deleted entry",
             (false, false) => "directory",
         };
-        let (name, live) = (long.unwrap_or(plain), !gone && !self.ended);
+        let live = !gone && !self.ended;
         into.list.push(Record {
             at,
             name,
@@ -248,7 +256,7 @@ fn display(name: &[u8; 11], case: u8) -> Vec<u8> {
     all
 }
 
-fn times(fields: &Fields<'_>, facts: &mut Vec<(String, String)>, odd: &mut Vec<String>) -> Result<Times, ReadError> {
+fn times(fields: &Fields<'_>, odd: &mut Vec<String>) -> Result<Times, ReadError> {
     let mut time = |what: &str, date: u16, clock: u16, hundredths: u8| -> Option<Timestamp> {
         let time = dos_time(date, clock, hundredths, 0);
         if time.is_none() && date != 0 {
@@ -258,10 +266,8 @@ fn times(fields: &Fields<'_>, facts: &mut Vec<(String, String)>, odd: &mut Vec<S
     };
     let born = time("the time of its making", fields.u16(16)?, fields.u16(14)?, fields.u8(13)?);
     let modified = time("the time of its last change", fields.u16(24)?, fields.u16(22)?, 0);
-    if let Some(day) = time("the day of the last access", fields.u16(18)?, 0, 0) {
-        facts.push(("last access".to_owned(), format!("{}, no time of day", day.strftime("%Y-%m-%d"))));
-    }
-    Ok(Times { modified, born, ..Times::default() })
+    let accessed = time("the day of the last access", fields.u16(18)?, 0, 0);
+    Ok(Times { modified, born, accessed, accessed_day: true, ..Times::default() })
 }
 
 /// Could be an entry: for places where anything may stand.

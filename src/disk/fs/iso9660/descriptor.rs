@@ -56,55 +56,72 @@ fn both16(fields: &Fields<'_>, at: usize, what: &str, odd: &mut Vec<String>) -> 
 impl Disc {
     /// The descriptors of the session that begins at sector `session`.
     pub(super) fn read(volume: &dyn ReadAt, session: u64) -> Result<Self, ReadError> {
-        let (mut primary, mut joliet, mut catalog) = (None, None, None);
-        let (mut facts, mut odd) = (Vec::new(), Vec::new());
-        let mut sector = session.saturating_add(FIRST);
-        let last = sector.saturating_add(MOST);
-        loop {
-            let at = sector.saturating_mul(SECTOR);
-            let bytes = read_structure(volume, "ISO 9660 volume descriptor", at, 2048);
-            let bytes = match bytes {
-                Err(error) if primary.is_none() => return Err(error),
-                Err(error) => {
-                    odd.push(error.to_string());
-                    break;
-                }
-                Ok(bytes) => bytes,
-            };
-            let fields = Fields::new("ISO 9660 volume descriptor", at, &bytes);
-            sector += 1;
-            if fields.slice(1, 5)? != b"CD001" || sector > last {
-                odd.push("the list of volume descriptors has no end".to_owned());
-                break;
-            }
-            match fields.u8(0)? {
-                255 => break,
-                1 if primary.is_none() => {
-                    primary = Some(Descriptor::parse(&fields, at, &mut odd)?);
-                    facts.extend(told(&fields, at, &mut odd)?);
-                }
-                2 if joliet.is_none() && is_joliet(&fields)? => {
-                    // A damaged second tree does not take the first away.
-                    match Descriptor::parse(&fields, at, &mut odd) {
-                        Ok(descriptor) => joliet = Some(descriptor),
-                        Err(error) => odd.push(error.to_string()),
-                    }
-                }
-                0 if fields.text(7, 32)?.starts_with("EL TORITO SPECIFICATION") => catalog = Some(fields.u32(71)?),
-                _ => {}
-            }
-        }
-        let at = session.saturating_add(FIRST).saturating_mul(SECTOR);
-        let none = || ReadError::corrupt("ISO 9660 volume descriptors", at, "a primary one", "none");
+        let first = session.saturating_add(FIRST);
+        let mut found = Listed { end: first, ..Listed::default() };
+        let end = first.saturating_add(MOST);
+        while found.next(volume, end)? {}
+        let Listed { end, primary, joliet, catalog, facts, mut odd } = found;
+        let none =
+            || ReadError::corrupt("ISO 9660 volume descriptors", first.saturating_mul(SECTOR), "a primary one", "none");
         let primary = primary.ok_or_else(none)?;
         let len = u64::from(primary.blocks).saturating_mul(primary.block);
         if len > volume.len() {
             odd.push(format!("the file system has {len} bytes; the volume ends after {}", volume.len()));
         }
-        if has_udf(volume, sector) {
+        if has_udf(volume, end) {
             odd.push("it holds UDF as well; what stands only there is not shown".to_owned());
         }
-        Ok(Self { primary, joliet, catalog, end: sector, facts, odd })
+        Ok(Self { primary, joliet, catalog, end, facts, odd })
+    }
+}
+
+/// What the list of descriptors has told so far.
+#[derive(Default)]
+struct Listed {
+    /// Sector behind the last one.
+    end: u64,
+    primary: Option<Descriptor>,
+    joliet: Option<Descriptor>,
+    catalog: Option<u32>,
+    facts: Vec<(String, String)>,
+    odd: Vec<String>,
+}
+
+impl Listed {
+    /// Reads the next descriptor; false if the list ends.
+    fn next(&mut self, volume: &dyn ReadAt, last: u64) -> Result<bool, ReadError> {
+        let at = self.end.saturating_mul(SECTOR);
+        let bytes = match read_structure(volume, "ISO 9660 volume descriptor", at, 2048) {
+            Err(error) if self.primary.is_none() => return Err(error),
+            Err(error) => {
+                self.odd.push(error.to_string());
+                return Ok(false);
+            }
+            Ok(bytes) => bytes,
+        };
+        let fields = Fields::new("ISO 9660 volume descriptor", at, &bytes);
+        self.end += 1;
+        if fields.slice(1, 5)? != b"CD001" || self.end > last {
+            self.odd.push("the list of volume descriptors has no end".to_owned());
+            return Ok(false);
+        }
+        match fields.u8(0)? {
+            255 => return Ok(false),
+            1 if self.primary.is_none() => {
+                self.primary = Some(Descriptor::parse(&fields, at, &mut self.odd)?);
+                self.facts.extend(told(&fields, at, &mut self.odd)?);
+            }
+            2 if self.joliet.is_none() && is_joliet(&fields)? => {
+                // A damaged second tree does not take the first away.
+                match Descriptor::parse(&fields, at, &mut self.odd) {
+                    Ok(descriptor) => self.joliet = Some(descriptor),
+                    Err(error) => self.odd.push(error.to_string()),
+                }
+            }
+            0 if fields.text(7, 32)?.starts_with("EL TORITO SPECIFICATION") => self.catalog = Some(fields.u32(71)?),
+            _ => {}
+        }
+        Ok(true)
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) fn time(ticks: u64) -> Option<Timestamp> {
 /// Four times in the order of both attributes.
 fn times(fields: &Fields<'_>, at: usize) -> Result<Times, ReadError> {
     let one = |index: usize| fields.u64(at + index * 8).map(time);
-    Ok(Times { born: one(0)?, modified: one(1)?, changed: one(2)?, accessed: one(3)?, deleted: None })
+    Ok(Times { born: one(0)?, modified: one(1)?, changed: one(2)?, accessed: one(3)?, ..Times::default() })
 }
 
 /// What programs see.

@@ -157,7 +157,7 @@ fn node(fields: &Fields<'_>, number: u64, flags2: u64, mut odd: Vec<String>) -> 
         modified: time(fields, 40, big)?,
         changed: time(fields, 48, big)?,
         born: if version == 3 { time(fields, 144, big)? } else { None },
-        deleted: None,
+        ..Times::default()
     };
     let set = FLAGS.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| *name);
     let set = set.chain(FLAGS2.iter().filter(|(bit, _)| flags2 & bit != 0).map(|(_, name)| *name)).collect::<Vec<_>>();

@@ -66,25 +66,44 @@ fn too_much(what: &str, asked: impl std::fmt::Display, most: impl std::fmt::Disp
 }
 
 impl Derivation {
-    fn derive(&self, secret: &[u8], len: u64) -> Result<Secret, ReadError> {
+    /// How much work it is to make `len` bytes of key: rounds of a hash, or KiB that Argon2 goes over, each of very roughly a
+    /// microsecond. An error if that is more than is ever done.
+    fn cost(&self, len: u64) -> Result<u64, ReadError> {
         if len == 0 || len > KEY {
             return Err(too_much("a key", format_args!("{len} bytes"), format_args!("{KEY}")));
         }
-        let mut key = Zeroizing::new(vec![0; us(len)]);
         match self {
-            Self::Pbkdf2 { hash, rounds, salt } => pbkdf2(hash, secret, salt, *rounds, &mut key)?,
+            Self::Pbkdf2 { rounds, .. } if !(1..=ROUNDS).contains(rounds) => {
+                Err(too_much("PBKDF2", format_args!("{rounds} rounds"), ROUNDS))
+            }
+            Self::Pbkdf2 { hash, rounds, .. } => {
+                let digest = match hash.as_str() {
+                    "sha1" => 20,
+                    "sha224" => 28,
+                    "sha256" => 32,
+                    "sha384" => 48,
+                    _ => 64,
+                };
+                Ok(rounds.saturating_mul(len.div_ceil(digest)))
+            }
+            Self::Argon2 { memory, .. } if *memory > MEMORY => {
+                Err(too_much("Argon2", format_args!("{memory} KiB"), format_args!("{MEMORY} KiB")))
+            }
+            Self::Argon2 { passes, memory, .. } => {
+                let asked = format_args!("{passes} passes over {memory} KiB");
+                let cost = passes.saturating_mul(*memory);
+                if cost > WORK { Err(too_much("Argon2", asked, "64 GiB of passes")) } else { Ok(cost) }
+            }
+        }
+    }
+
+    fn derive(&self, secret: &[u8], len: u64) -> Result<Secret, ReadError> {
+        self.cost(len)?;
+        let mut key = Zeroizing::new(vec![0; us(len)]);
+        let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        match self {
+            Self::Pbkdf2 { hash, rounds, salt } => pbkdf2(hash, secret, salt, small(*rounds), &mut key)?,
             Self::Argon2 { kind, passes, memory, lanes, salt } => {
-                if *memory > MEMORY {
-                    return Err(too_much("Argon2", format_args!("{memory} KiB"), format_args!("{MEMORY} KiB")));
-                }
-                if passes.saturating_mul(*memory) > WORK {
-                    return Err(too_much(
-                        "Argon2",
-                        format_args!("{passes} passes over {memory} KiB"),
-                        "64 GiB of passes",
-                    ));
-                }
-                let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
                 let params = Params::new(small(*memory), small(*passes), small(*lanes), Some(key.len()));
                 let odd = |error: argon2::Error| ReadError::unsupported("an Argon2 key slot", error.to_string());
                 let argon2 = Argon2::new(*kind, Version::V0x13, params.map_err(odd)?);
@@ -99,10 +118,7 @@ fn unknown_hash(name: &str) -> ReadError {
     ReadError::unsupported(format!("the hash {name}"), "sha1 and the SHA-2 family are known; cryptsetup can open it")
 }
 
-fn pbkdf2(hash: &str, secret: &[u8], salt: &[u8], rounds: u64, key: &mut [u8]) -> Result<(), ReadError> {
-    let Some(count) = u32::try_from(rounds).ok().filter(|count| (1..=ROUNDS).contains(&u64::from(*count))) else {
-        return Err(too_much("PBKDF2", format_args!("{rounds} rounds"), ROUNDS));
-    };
+fn pbkdf2(hash: &str, secret: &[u8], salt: &[u8], count: u32, key: &mut [u8]) -> Result<(), ReadError> {
     match hash {
         "sha1" => pbkdf2_hmac::<Sha1>(secret, salt, count, key),
         "sha224" => pbkdf2_hmac::<Sha224>(secret, salt, count, key),
@@ -112,6 +128,12 @@ fn pbkdf2(hash: &str, secret: &[u8], salt: &[u8], rounds: u64, key: &mut [u8]) -
         other => return Err(unknown_hash(other)),
     }
     Ok(())
+}
+
+/// How much work it is to try a secret on a slot, as [`Derivation::cost`] counts.
+pub(super) fn cost(slot: &Slot, digest: &Digest) -> Result<u64, ReadError> {
+    let check = digest.derivation.cost(digest.value.len() as u64)?;
+    Ok(slot.derivation.cost(slot.cipher_key)?.saturating_add(check))
 }
 
 /// The key of the volume, if `secret` opens this slot.

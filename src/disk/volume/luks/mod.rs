@@ -18,7 +18,7 @@ use crate::image::fields::{Fields, read_structure};
 use crate::image::{ReadAt, ReadError};
 use cipher::{Cipher, Decrypted};
 use header::Header;
-use key::Secret;
+use key::{Digest, Secret, Slot};
 
 /// How a LUKS volume begins, and how the second header of LUKS2 does.
 const FIRST: &[u8; 6] = b"LUKS\xba\xbe";
@@ -43,9 +43,44 @@ impl Passphrase {
     }
 }
 
+/// The most headers of one disk that are read: a hostile table of partitions may name thousands.
+const HEADERS: u32 = 256;
+/// The most work that passphrases are tried with, for all volumes of a disk together, as [`key::cost`] counts: some minutes. A
+/// slot that cryptsetup made takes up to some 4 million.
+const WORK: u64 = 1 << 28;
+
+/// What may still be done for one disk.
+pub(super) struct Left {
+    headers: u32,
+    work: u64,
+}
+
+impl Default for Left {
+    fn default() -> Self {
+        Self { headers: HEADERS, work: WORK }
+    }
+}
+
+impl Left {
+    /// Takes away what it costs to try a secret on a slot.
+    fn spend(&mut self, slot: &Slot, digest: &Digest) -> Result<(), ReadError> {
+        let rest = self.work.checked_sub(key::cost(slot, digest)?);
+        self.work = rest.ok_or_else(|| {
+            let why = "the LUKS headers of this disk ask for more work than is done; cryptsetup can try it";
+            ReadError::caller("try the passphrase on it", why)
+        })?;
+        Ok(())
+    }
+}
+
 /// Opens the volume at `index` if it can be; tells whether there is something new in it.
 pub(super) fn open(stack: &mut Stack<'_>, index: usize) -> bool {
     let Some((name, bytes)) = stack.member(index) else { return false };
+    let Some(headers) = stack.luks.headers.checked_sub(1) else {
+        stack.broken(index, format!("{HEADERS} LUKS headers of this disk were read; this one was not"));
+        return false;
+    };
+    stack.luks.headers = headers;
     let header = match read(bytes.as_ref()) {
         Ok(header) => header,
         Err(error) => {
@@ -55,7 +90,7 @@ pub(super) fn open(stack: &mut Stack<'_>, index: usize) -> bool {
     };
     stack.odd.extend(header.odd.iter().map(|line| format!("{name}: {line}")));
     let opened = match &stack.beside.passphrase {
-        Some(passphrase) => decrypt(&bytes, &header, passphrase).map_err(|error| error.to_string()),
+        Some(passphrase) => decrypt(&bytes, &header, passphrase, &mut stack.luks).map_err(|error| error.to_string()),
         None => Err("it is encrypted; --passphrase-file FILE opens it".to_owned()),
     };
     let Some(volume) = stack.list.get_mut(index) else { return false };
@@ -112,8 +147,9 @@ fn decrypt(
     volume: &Arc<dyn ReadAt>,
     header: &Header,
     passphrase: &Passphrase,
+    left: &mut Left,
 ) -> Result<(Arc<dyn ReadAt>, String), ReadError> {
-    let (key, slot) = unlock(volume.as_ref(), header, passphrase)?;
+    let (key, slot) = unlock(volume.as_ref(), header, passphrase, left)?;
     let (segment, end) = (&header.segment, volume.len());
     let cipher = Cipher::new(&segment.cipher, &key)?;
     let rest = end.checked_sub(segment.from).filter(|rest| *rest >= segment.sector);
@@ -128,16 +164,23 @@ fn decrypt(
 }
 
 /// Tries the passphrase on every slot.
-fn unlock(volume: &dyn ReadAt, header: &Header, passphrase: &Passphrase) -> Result<(Secret, String), ReadError> {
+fn unlock(
+    volume: &dyn ReadAt,
+    header: &Header,
+    passphrase: &Passphrase,
+    left: &mut Left,
+) -> Result<(Secret, String), ReadError> {
     let mut odd = Vec::new();
-    for slot in &header.slots {
+    'slots: for slot in &header.slots {
         for secret in passphrase.readings() {
-            match key::unlock(volume, slot, secret, &header.digest) {
+            let tried =
+                left.spend(slot, &header.digest).and_then(|()| key::unlock(volume, slot, secret, &header.digest));
+            match tried {
                 Ok(Some(key)) => return Ok((key, slot.number.clone())),
                 Ok(None) => {}
                 Err(error) => {
                     odd.push(format!("key slot {}: {error}", slot.number));
-                    break;
+                    continue 'slots;
                 }
             }
         }
@@ -145,4 +188,39 @@ fn unlock(volume: &dyn ReadAt, header: &Header, passphrase: &Passphrase) -> Resu
     let what = format!("open it with the passphrase: it fits none of {} key slots", header.slots.len());
     let why = if odd.is_empty() { "is it the right one?".to_owned() } else { odd.join("; ") };
     Err(ReadError::caller(what, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use key::Derivation;
+
+    #[test]
+    fn all_headers_of_a_disk_together_get_only_so_much_work() {
+        let pbkdf2 = |rounds| Derivation::Pbkdf2 { hash: "sha256".to_owned(), rounds, salt: Vec::new() };
+        let digest = Digest { derivation: pbkdf2(1000), value: vec![0; 20] };
+        let slot = |rounds| Slot {
+            number: "0".to_owned(),
+            derivation: pbkdf2(rounds),
+            at: 0,
+            cipher: String::new(),
+            cipher_key: 64,
+            stripes: 4000,
+            hash: String::new(),
+            key: 64,
+        };
+        let mut left = Left::default();
+        // Two blocks of a hash for 64 bytes of key, and one for the digest.
+        left.spend(&slot(2_000_000), &digest).unwrap();
+        assert_eq!(left.work, WORK - 4_001_000);
+        let mut tried = 0;
+        while left.spend(&slot(1 << 25), &digest).is_ok() {
+            tried += 1;
+        }
+        assert_eq!(tried, WORK / (1 << 26) - 1);
+        let error = left.spend(&slot(1 << 25), &digest).unwrap_err().to_string();
+        assert!(error.contains("more work than is done"), "{error}");
+        left.spend(&slot(1000), &digest).unwrap();
+        assert!(left.spend(&slot(1 << 27), &digest).unwrap_err().to_string().contains("at most"));
+    }
 }
