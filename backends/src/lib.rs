@@ -16,6 +16,8 @@ pub mod qemu;
 mod target;
 mod uri;
 pub mod wire;
+#[cfg(feature = "xen")]
+pub mod xen;
 
 pub use access::{Access, Ask, Nobody, Secret};
 pub use capture::{Capture, Consistency, GRAIN, Piece, PieceStream, Region, Why};
@@ -32,6 +34,10 @@ pub use wire::{NoLog, WireEntry, WireLog};
 pub static ALL: &[&dyn Backend] = &[
     #[cfg(feature = "qemu")]
     &qemu::Qemu,
+    #[cfg(feature = "xen")]
+    &xen::Xen,
+    #[cfg(feature = "xen")]
+    &xen::XenSsh,
     &file::File,
     &fake::Fake,
 ];

@@ -140,3 +140,14 @@ for snapshot do
     done
 done"#
 );
+
+/// What these scripts need on dom0, why, and what brings it.
+pub(super) const NEEDED: &[(&str, &str, &str)] = &[
+    ("xenstore-read", "to tell one domain from another", "apt-get install xenstore-utils"),
+    ("timeout", "for the watchdog", "apt-get install coreutils"),
+    ("awk", "for the watchdog", "apt-get install mawk"),
+    ("grep", "for the watchdog", "apt-get install grep"),
+    ("dd", "to read disks", "apt-get install coreutils"),
+    ("blockdev", "to measure disks", "apt-get install util-linux"),
+    ("lvcreate", "for snapshots of disks; without it they are read while the guest stands still", "apt-get install lvm2"),
+];
