@@ -6,7 +6,8 @@
 /// A number may have gone to another domain since it was looked up: refuses with status 9. Wants `$2` DOMAIN, `$3` UUID.
 macro_rules! same {
     () => {
-        r#"[ "$(xenstore-read "/local/domain/$2/vm")" = "/vm/$3" ] || {
+        r#"same() { [ "$(xenstore-read "/local/domain/$1/vm" 2>/dev/null)" = "/vm/$2" ]; }
+same "$2" "$3" || {
     echo "domain $2 is gone, or is another one now" >&2
     exit 9
 }
@@ -14,10 +15,10 @@ macro_rules! same {
     };
 }
 
-/// `paused TOOL DOMAIN`: does it stand still? The state is the last word but one of its line, whatever its name holds.
+/// `paused TOOL DOMAIN`: does it stand still? The state is the last word but one of the last line, whatever its name holds.
 macro_rules! paused {
     () => {
-        r#"paused() { "$1" list "$2" 2>/dev/null | awk 'END { exit $(NF - 1) !~ /p/ }'; }
+        r#"paused() { "$1" list "$2" 2>/dev/null | tail -n 1 | grep -Eq '[[:space:]][-r][-b]p[-s][-c][-d][[:space:]]+[0-9.]+$'; }
 "#
     };
 }
@@ -117,7 +118,7 @@ pub(super) const WATCH: &str = concat!(
     same!(),
     paused!(),
     ended!(),
-    r#"for need in timeout dd grep; do
+    r#"for need in timeout dd grep tail; do
     command -v $need >/dev/null || { echo "dom0 has no $need" >&2; exit 1; }
 done
 trap '' HUP INT TERM PIPE
@@ -131,7 +132,7 @@ while word=$(timeout "$limit" dd bs=1 count=1 2>/dev/null) && [ -n "$word" ]; do
     esac
 done
 ended "$run"
-if [ "$held" = 1 ] && paused "$tool" "$domain"; then "$tool" unpause "$domain"; fi
+if [ "$held" = 1 ] && same "$domain" "$uuid" && paused "$tool" "$domain"; then "$tool" unpause "$domain"; fi
 for snapshot do
     tries=0
     while lvs "$snapshot" >/dev/null 2>&1 && ! lvremove -q -f "$snapshot" >/dev/null 2>&1 && [ $tries -lt 20 ]; do
@@ -145,7 +146,6 @@ done"#
 pub(super) const NEEDED: &[(&str, &str, &str)] = &[
     ("xenstore-read", "to tell one domain from another", "apt-get install xenstore-utils"),
     ("timeout", "for the watchdog", "apt-get install coreutils"),
-    ("awk", "for the watchdog", "apt-get install mawk"),
     ("grep", "for the watchdog", "apt-get install grep"),
     ("dd", "to read disks", "apt-get install coreutils"),
     ("blockdev", "to measure disks", "apt-get install util-linux"),

@@ -126,8 +126,9 @@ impl Dom0 {
             Tool::Xm => self.domains().await?.into_iter().map(|(domain, _)| domain).collect(),
         };
         let domain = choose(all, vm, &self.reach.name())?;
-        let text = self.reach.must("ask for the domain's state", &self.tool.command().args(["list", &domain.id.to_string()]));
-        let state = list::row_of(&text.await?.text(), domain.id)?.state;
+        let ask = self.tool.command().arg("list").arg(domain.id.to_string());
+        let rows = self.reach.must("ask for the domain's state", &ask).await?.text();
+        let state = list::row_of(&rows, domain.id)?.state;
         let places = match domain.disks.as_slice() {
             [] => Vec::new(),
             disks => {

@@ -1,8 +1,6 @@
 //! One domain as a target, and the order of a capture: mark, watchdog, pause, snapshots, core and held disks, unpause, snapshots
 //! read, and everything taken away.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
