@@ -28,7 +28,7 @@ pub use guardian::stand_guard;
 pub use request::{Disks, Request, Store, Wanted, select};
 pub use stop::Stop;
 
-use crate::case::ingest::{Ingested, ResumePoint};
+use crate::case::ingest::{Format, Ingested, ResumePoint};
 use crate::case::{CaseError, Draft, Outcome, RunInfo, RunJournal, Sealed, WireFile};
 use crate::progress::Progress;
 use guardian::Guardian;
@@ -236,6 +236,10 @@ async fn capture(
     progress: &Arc<dyn Progress>,
     stop: &Stop,
 ) -> Result<(Timestamp, Vec<Captured>), AcquireError> {
+    let own = drafts.iter().find_map(|opening| opening.form).filter(|_| request.store.format != Format::Raw);
+    if let Some(own) = own {
+        progress.note(&format!("memory is kept as the hypervisor writes it ({own}); `impound export` makes other forms of it"));
+    }
     let target = opened.target.as_mut();
     target.prepare(&opened.items, how, journal).await?;
     stop.check()?;

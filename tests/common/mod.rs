@@ -13,3 +13,4 @@ pub mod guest;
 pub mod killer;
 pub mod memory;
 pub mod run;
+pub mod xen;
