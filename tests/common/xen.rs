@@ -1,5 +1,7 @@
 //! A real Xen host for the length of a test: `scripts/live-xen` boots it under QEMU, dom0 answers SSH on a port of its own.
 //!
+//! `IMPOUND_XEN_HOST` names the folder of a host that was started by hand; it is then used and left running.
+//!
 //! dom0 is asked by OpenSSH's own client, over one connection that stays: a login takes seconds where the processor is emulated.
 
 use std::fs;
@@ -20,17 +22,23 @@ pub const WITHIN: Duration = Duration::from_secs(300);
 /// The host. Dropping it ends QEMU.
 pub struct XenHost {
     folder: TempDir,
+    /// Started by somebody else.
+    theirs: Option<PathBuf>,
 }
 
 impl XenHost {
     /// Boots it. None if this machine cannot: no mirror offers Xen, too little memory, or not ready in time, and nothing else.
     /// That is said on stderr and left in `target/tmp/skipped`, which `scripts/check` counts and prints.
     pub fn boot() -> Result<Option<Self>> {
+        let folder = tempfile::Builder::new().prefix("impound-xen-").tempdir()?;
+        let theirs = std::env::var_os("IMPOUND_XEN_HOST").map(PathBuf::from);
+        let host = Self { folder, theirs };
+        if host.theirs.is_some() {
+            return Ok(Some(host));
+        }
         if let Some(why) = absent("xen-host") {
             return skipped(why.trim());
         }
-        let folder = tempfile::Builder::new().prefix("impound-xen-").tempdir()?;
-        let host = Self { folder };
         let output = host.script("start").output().context("scripts/live-xen")?;
         let ran = Ran::of(&output);
         match ran.code {
@@ -48,7 +56,7 @@ impl XenHost {
     }
 
     fn dir(&self) -> PathBuf {
-        self.folder.path().join("host")
+        self.theirs.clone().unwrap_or_else(|| self.folder.path().join("host"))
     }
 
     /// A path that goes away with the host.
@@ -126,7 +134,9 @@ impl Drop for XenHost {
     fn drop(&mut self) {
         // They may have ended already, which is as good.
         let _closed = self.ssh().args(["-O", "exit", "dom0"]).stderr(Stdio::null()).status();
-        let _stopped = self.script("stop").status();
+        if self.theirs.is_none() {
+            let _stopped = self.script("stop").status();
+        }
     }
 }
 

@@ -12,46 +12,46 @@ const MOST: usize = 4096;
 
 /// One domain.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Domain {
+pub(super) struct Domain {
     /// Its number, until it is started anew.
-    pub id: u32,
+    pub(super) id: u32,
     /// Stays the same for its life.
-    pub uuid: String,
+    pub(super) uuid: String,
     /// Its name.
-    pub name: String,
+    pub(super) name: String,
     /// `pv`, `pvh`, `hvm`.
-    pub kind: String,
+    pub(super) kind: String,
     /// CPUs.
-    pub cpus: Option<u32>,
+    pub(super) cpus: Option<u32>,
     /// Memory in bytes.
-    pub memory: Option<u64>,
+    pub(super) memory: Option<u64>,
     /// Its disks.
-    pub disks: Vec<DiskConfig>,
+    pub(super) disks: Vec<DiskConfig>,
     /// Whatever passes hardware through to it: `pcidevs`, `usbdevs`, ….
-    pub passed: Vec<String>,
+    pub(super) passed: Vec<String>,
 }
 
 /// A disk as the configuration has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskConfig {
+pub(super) struct DiskConfig {
     /// As the guest calls it: `xvda`.
-    pub vdev: String,
+    pub(super) vdev: String,
     /// Path on dom0.
-    pub path: String,
+    pub(super) path: String,
     /// `raw`, `qcow2`, ….
-    pub format: String,
+    pub(super) format: String,
     /// `phy`, `qdisk`, …; none if xl chose.
-    pub backend: Option<String>,
+    pub(super) backend: Option<String>,
     /// The domain that serves it, unless dom0 does.
-    pub served_by: Option<String>,
+    pub(super) served_by: Option<String>,
     /// The guest may write to it.
-    pub writable: bool,
+    pub(super) writable: bool,
     /// A CD drive: maybe empty.
-    pub removable: bool,
+    pub(super) removable: bool,
 }
 
 /// The domains but dom0. What is no domain is left out; what is no list is an error.
-pub fn domains(text: &[u8]) -> Result<Vec<Domain>, BackendError> {
+pub(super) fn domains(text: &[u8]) -> Result<Vec<Domain>, BackendError> {
     let refuse = |found: String| {
         BackendError::corrupt("read the domains' configuration", "xl list -l", "its answer", "a list of domains", found)
     };

@@ -6,22 +6,22 @@ use crate::BackendError;
 
 /// A line of `xl list`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub(super) struct Row {
     /// Name, without the blanks that fill its column.
-    pub name: String,
+    pub(super) name: String,
     /// The domain's number.
-    pub id: u32,
+    pub(super) id: u32,
     /// MiB.
-    pub memory: u64,
+    pub(super) memory: u64,
     /// CPUs.
-    pub cpus: u32,
+    pub(super) cpus: u32,
     /// How it runs.
-    pub state: State,
+    pub(super) state: State,
 }
 
 /// Flags in a fixed order, a dash for each that is not set: running, blocked, paused, shut down, crashed, dying.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State(String);
+pub(super) struct State(String);
 
 impl State {
     /// Reads `-b----`.
@@ -31,17 +31,17 @@ impl State {
     }
 
     /// Somebody holds it still.
-    pub fn paused(&self) -> bool {
+    pub(super) fn paused(&self) -> bool {
         self.0.contains('p')
     }
 
     /// It has ended and waits to be taken away.
-    pub fn ended(&self) -> bool {
+    pub(super) fn ended(&self) -> bool {
         self.0.contains(['s', 'c', 'd'])
     }
 
     /// In words. A domain that waits for a CPU has no flag at all, and one that waits for an event runs all the same.
-    pub fn words(&self) -> &'static str {
+    pub(super) fn words(&self) -> &'static str {
         match self {
             state if state.0.contains('d') => "dying",
             state if state.0.contains('c') => "crashed",
@@ -54,7 +54,7 @@ impl State {
 
 /// The lines of `xl list` that are lines of a table. A name with a line feed makes lines that are none; what stands behind it
 /// on the last of them is the domain's own.
-pub fn rows(text: &str) -> Vec<Row> {
+pub(super) fn rows(text: &str) -> Vec<Row> {
     text.lines().filter_map(row).collect()
 }
 
@@ -76,7 +76,7 @@ fn row(line: &str) -> Option<Row> {
 }
 
 /// The value of `key` in `xl info`: `xen_version            : 4.17.7`.
-pub fn info<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+pub(super) fn info<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         (name.trim_end() == key).then(|| value.trim())

@@ -171,7 +171,7 @@ fn table_end(head: &[u8]) -> Result<usize, String> {
 }
 
 /// How long a core is, by its head up to the end of its section headers: its last section ends it.
-pub fn core_len(head: &[u8]) -> Result<u64, String> {
+pub(super) fn core_len(head: &[u8]) -> Result<u64, String> {
     let end = table_end(head)?;
     let headers = head.get(end - usize::try_from(field(head, 60, 2)).unwrap_or(0) * 64..end).ok_or("it is cut short")?;
     let mut len = end as u64;

@@ -8,7 +8,7 @@ const LEAST: u64 = 10;
 
 /// What a path of a disk is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub(super) enum Place {
     /// A logical volume that a snapshot can be taken of.
     Volume(Volume),
     /// A block device. Why no snapshot can be taken of it.
@@ -21,22 +21,22 @@ pub enum Place {
 
 /// A logical volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
+pub(super) struct Volume {
     /// Its group.
-    pub group: String,
+    pub(super) group: String,
     /// Its name.
-    pub name: String,
+    pub(super) name: String,
     /// Its length in bytes.
-    pub len: u64,
+    pub(super) len: u64,
     /// What its group has free, in bytes.
-    pub free: u64,
+    pub(super) free: u64,
     /// An extent of its group, in bytes.
-    pub extent: u64,
+    pub(super) extent: u64,
 }
 
 impl Place {
     /// Bytes, where they are known.
-    pub fn len(&self) -> Option<u64> {
+    pub(super) fn len(&self) -> Option<u64> {
         match self {
             Self::Volume(volume) => Some(volume.len),
             Self::Device(len, _) | Self::File(len, _) => Some(*len),
@@ -70,7 +70,7 @@ fn place(disk: &DiskConfig, line: &str) -> Place {
 }
 
 /// One line of `scripts::LOOK`.
-pub fn line_of(line: &str) -> Option<Place> {
+pub(super) fn line_of(line: &str) -> Option<Place> {
     let mut words = line.split('|');
     let (kind, len) = (words.next()?, words.next()?.parse::<u64>());
     let blocks = words.next()?;
