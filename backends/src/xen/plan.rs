@@ -282,7 +282,7 @@ fn commands(survey: &Survey, ways: &[Way], stops: bool) -> Vec<String> {
                 list.push(format!("xl dump-core {id} /proc/self/fd/3: into a pipe, nothing on dom0's disk"));
             }
             Way::Core { .. } => list.push(format!("xm dump-core -L {id}: into a FIFO in /run")),
-            Way::Held { path, .. } => list.push(format!("dd if={}", path.escape_debug())),
+            Way::Held { path, .. } => list.push(format!("cat {}", path.escape_debug())),
             Way::Snapshot { .. } | Way::Told => {}
         }
     }
@@ -291,7 +291,7 @@ fn commands(survey: &Survey, ways: &[Way], stops: bool) -> Vec<String> {
     }
     for way in ways {
         if let Way::Snapshot { volume, name, .. } = way {
-            list.push(format!("dd if=/dev/{}/{name}, then lvremove -f {}/{name}", volume.group, volume.group));
+            list.push(format!("cat /dev/{}/{name}, then lvremove -f {}/{name}", volume.group, volume.group));
         }
     }
     list.push("rm of the mark".to_owned());

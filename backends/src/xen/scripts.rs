@@ -49,12 +49,13 @@ status=$({ { IMPOUND_RUN=$1 xl dump-core "$2" /proc/self/fd/3 3>&1 >&2 4>&- 5>&-
 exit "$status""#
 );
 
-/// `RUN DOMAIN UUID`: the same by xm, whose daemon writes the file: a FIFO on a file system in memory. `-L`, since we pause.
+/// `RUN DOMAIN UUID`: the same by xm, whose daemon writes the file: a FIFO on a file system in memory. `-L`, since we pause. If xm fails before
+/// it opens the FIFO, opening it both ways lets `cat` see its end.
 pub(super) const DUMP_XM: &str = concat!(
     same!(),
     ended!(),
     r#"place=$(mktemp -d /run/impound-XXXXXX) && mkfifo "$place/core" || exit 1
-{ IMPOUND_RUN=$1 xm dump-core -L "$2" "$place/core" >&2; echo $? >"$place/status"; : >"$place/core"; } &
+{ IMPOUND_RUN=$1 xm dump-core -L "$2" "$place/core" >&2; echo $? >"$place/status"; : 1<>"$place/core"; } &
 cat "$place/core"
 ended "$1"
 wait
@@ -64,7 +65,7 @@ exit "${status:-1}""#
 );
 
 /// `RUN PATH`: the bytes of a device or file on standard output.
-pub(super) const READ: &str = r#"IMPOUND_RUN=$1 exec dd if="$2" bs=1M"#;
+pub(super) const READ: &str = r#"IMPOUND_RUN=$1 cat <"$2""#;
 
 /// `TOOL DOMAIN UUID`: holds a domain still.
 pub(super) const PAUSE: &str = concat!(same!(), r#"exec "$1" pause "$2""#);
@@ -147,7 +148,7 @@ pub(super) const NEEDED: &[(&str, &str, &str)] = &[
     ("xenstore-read", "to tell one domain from another", "apt-get install xenstore-utils"),
     ("timeout", "for the watchdog", "apt-get install coreutils"),
     ("grep", "for the watchdog", "apt-get install grep"),
-    ("dd", "to read disks", "apt-get install coreutils"),
+    ("dd", "for the watchdog", "apt-get install coreutils"),
     ("blockdev", "to measure disks", "apt-get install util-linux"),
     ("lvcreate", "for snapshots of disks; without it they are read while the guest stands still", "apt-get install lvm2"),
 ];

@@ -12,7 +12,7 @@ if [ -b /dev/xvdb ]; then
             number=$((number + 1))
             echo "impound-sequence-$number" >/dev/shm/sequence
             dd if=/dev/shm/sequence of=/dev/xvdb bs=4096 conv=sync,notrunc,fsync 2>/dev/null
-            sleep 0.5
+            sleep 2
         done
     }
     sequence <&5 5<&- 6<&- 7<&- &
