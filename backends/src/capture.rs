@@ -1,6 +1,6 @@
 //! What flows out of a target: pieces of an item's address space, each address once, in any order.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -114,4 +114,27 @@ impl Consistency {
             Self::Live => "live",
         }
     }
+}
+
+/// Zeros shorter than this stay within the data around them, in bytes.
+const ZEROS: usize = 64 << 10;
+
+/// Bytes at `at` as pieces, runs of zeros told apart so that images stay sparse.
+pub(crate) fn split_zeros(mut at: u64, mut bytes: BytesMut) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    while !bytes.is_empty() {
+        let zero = is_zero(bytes.get(..ZEROS.min(bytes.len())).unwrap_or_default());
+        let parts = bytes.chunks(ZEROS);
+        let len = parts.take_while(|part| is_zero(part) == zero).map(<[u8]>::len).sum::<usize>();
+        let part = bytes.split_to(len);
+        let len = part.len() as u64;
+        pieces.push(if zero { Piece::Zero { at, len } } else { Piece::Data { at, bytes: part.freeze() } });
+        at = at.saturating_add(len);
+    }
+    pieces
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<16>();
+    words.iter().fold(0, |any, word| any | u128::from_ne_bytes(*word)) == 0 && rest.iter().all(|byte| *byte == 0)
 }

@@ -18,6 +18,8 @@ pub mod qemu;
 mod target;
 mod uri;
 pub mod wire;
+#[cfg(feature = "xen")]
+pub mod xen;
 
 pub use access::{Access, Ask, Nobody, Secret};
 pub use capture::{Capture, Consistency, GRAIN, Piece, PieceStream, Region, Why};
@@ -36,6 +38,10 @@ pub static ALL: &[&dyn Backend] = &[
     &qemu::Qemu,
     #[cfg(feature = "esx")]
     &esx::Esx,
+    #[cfg(feature = "xen")]
+    &xen::Xen,
+    #[cfg(feature = "xen")]
+    &xen::XenSsh,
     &file::File,
     &fake::Fake,
 ];

@@ -42,6 +42,11 @@ pub trait Target: Send {
     async fn describe(&mut self) -> Result<Facts, BackendError>;
     /// What can be captured of it, and how. Changes nothing.
     async fn items(&mut self) -> Result<Vec<Item>, BackendError>;
+    /// The format, if an item is taken as a file in one of the hypervisor's own, which is kept as it is: by the name that
+    /// `impound::image` has for it (`xen-core`). Addresses are then places in this file.
+    fn form(&self, _item: &Item) -> Option<&'static str> {
+        None
+    }
     /// What `begin` would do for these items. Changes nothing; refuses what `begin` would refuse, as far as that can be
     /// known beforehand.
     async fn plan(&mut self, items: &[Item], how: &How) -> Result<Plan, BackendError>;

@@ -28,7 +28,7 @@ pub use guardian::stand_guard;
 pub use request::{Disks, Request, Store, Wanted, select};
 pub use stop::Stop;
 
-use crate::case::ingest::{Ingested, ResumePoint};
+use crate::case::ingest::{Format, Ingested, ResumePoint};
 use crate::case::{CaseError, Draft, Outcome, RunInfo, RunJournal, Sealed, WireFile};
 use crate::progress::Progress;
 use guardian::Guardian;
@@ -143,7 +143,7 @@ async fn run_it(
     let mut opened = open(request, Arc::clone(wire) as Arc<dyn WireLog>).await?;
     let mut drafts = Vec::new();
     for item in &opened.items {
-        drafts.push(draft(request, run, &opened.facts, item)?);
+        drafts.push(draft(request, run, &opened.facts, item, opened.target.form(item))?);
     }
     let starts =
         drafts.iter().zip(&opened.items).filter_map(|(d, item)| Some((item.name.clone(), d.resume.as_ref()?.at)));
@@ -177,6 +177,8 @@ fn unfinished(error: &BackendError) -> Finished {
 struct Opening {
     draft: Draft,
     resume: Option<ResumePoint>,
+    /// The hypervisor's own format that it is kept in.
+    form: Option<&'static str>,
 }
 
 impl Opening {
@@ -189,16 +191,22 @@ impl Opening {
     }
 }
 
-fn draft(request: &Request, run: &RunInfo, facts: &Facts, item: &Item) -> Result<Opening, CaseError> {
+fn draft(
+    request: &Request,
+    run: &RunInfo,
+    facts: &Facts,
+    item: &Item,
+    form: Option<&'static str>,
+) -> Result<Opening, CaseError> {
     if request.resume
         && item.resumable
         && let Some((draft, point)) = request.unfinished(item)?
     {
-        return Ok(Opening { draft, resume: Some(point) });
+        return Ok(Opening { draft, resume: Some(point), form });
     }
     let draft = request.case.draft(&facts.name, &item.name, Timestamp::now())?;
-    draft.intend(&record::intent(request, run, facts, item))?;
-    Ok(Opening { draft, resume: None })
+    draft.intend(&record::intent(request, run, facts, item, form))?;
+    Ok(Opening { draft, resume: None, form })
 }
 
 /// The hypervisor is asked once more, now with everything known, before it is touched.
@@ -228,6 +236,10 @@ async fn capture(
     progress: &Arc<dyn Progress>,
     stop: &Stop,
 ) -> Result<(Timestamp, Vec<Captured>), AcquireError> {
+    let own = drafts.iter().find_map(|opening| opening.form).filter(|_| request.store.format != Format::Raw);
+    if let Some(own) = own {
+        progress.note(&format!("memory is kept as the hypervisor writes it ({own}); `impound export` makes other forms of it"));
+    }
     let target = opened.target.as_mut();
     target.prepare(&opened.items, how, journal).await?;
     stop.check()?;
@@ -331,7 +343,7 @@ fn seal(
         return not_sealed(about, taken, progress);
     }
     let stored = record::stored(&ingested);
-    let record = record::make(about, captured, &ingested, taken.outcome.clone());
+    let record = record::make(about, captured, &ingested, taken.outcome.clone(), opening.form);
     match opening.draft.seal(record, stored, Some(wire.path())) {
         Ok(sealed) => taken.sealed = Some(sealed),
         Err(error) => {

@@ -44,13 +44,19 @@ impl Captured {
 }
 
 /// What a draft becomes if this program is killed before it can say more.
-pub(super) fn intent(request: &Request, run: &RunInfo, facts: &Facts, item: &Item) -> Record {
+pub(super) fn intent(
+    request: &Request,
+    run: &RunInfo,
+    facts: &Facts,
+    item: &Item,
+    own_form: Option<&'static str>,
+) -> Record {
     Record {
         method: item.methods.first().map_or_else(String::new, |method| method.name.clone()),
         outcome: Outcome::Interrupted { why: "the program was killed".to_owned() },
         content: Content {
             len: item.len.unwrap_or(0),
-            format: form(request, item),
+            format: form(request, item, own_form),
             block_size: request.store.block,
             ..Content::default()
         },
@@ -97,8 +103,11 @@ fn frame(request: &Request, run: &RunInfo, facts: &Facts, item: &Item) -> Record
     }
 }
 
-/// `raw`, `lime` or `elf`.
-fn form(request: &Request, item: &Item) -> String {
+/// `raw`, `lime` or `elf`, or the hypervisor's own.
+fn form(request: &Request, item: &Item, own_form: Option<&'static str>) -> String {
+    if let Some(own) = own_form {
+        return own.to_owned();
+    }
     let memory = item.kind == ItemKind::Memory && item.file.is_none();
     let form = if memory { request.store.format } else { ingest::Format::Raw };
     form.extension().to_owned()
@@ -194,7 +203,13 @@ pub(super) fn stored(ingested: &Ingested) -> Vec<Stored> {
 }
 
 /// All of `exhibit.json`.
-pub(super) fn make(about: &About<'_>, captured: &Captured, ingested: &Ingested, outcome: Outcome) -> Record {
+pub(super) fn make(
+    about: &About<'_>,
+    captured: &Captured,
+    ingested: &Ingested,
+    outcome: Outcome,
+    own_form: Option<&'static str>,
+) -> Record {
     let request = about.request;
     let mut findings = about.facts.warnings.clone();
     findings.extend(ingested.notes.iter().cloned());
@@ -211,7 +226,7 @@ pub(super) fn make(about: &About<'_>, captured: &Captured, ingested: &Ingested, 
         outcome,
         content: Content {
             len: captured.len,
-            format: form(request, &captured.item),
+            format: form(request, &captured.item, own_form),
             compression: compressed.then(|| "zstd".to_owned()),
             block_size: request.store.block,
             digests: content.map(|sha256| Digests { sha256, ..Digests::default() }),

@@ -177,12 +177,18 @@ impl Request {
         items.iter().any(|item| item.kind == ItemKind::Disk || (item.kind == ItemKind::Memory && !live))
     }
 
-    pub(super) fn ingest_options(&self, capture: &Capture, resume: Option<ResumePoint>) -> IngestOptions {
+    pub(super) fn ingest_options(
+        &self,
+        capture: &Capture,
+        resume: Option<ResumePoint>,
+        form: Option<&'static str>,
+    ) -> IngestOptions {
         let store = &self.store;
-        let memory = capture.item.kind == ItemKind::Memory;
+        let memory = capture.item.kind == ItemKind::Memory && capture.item.file.is_none() && form.is_none();
         IngestOptions {
             stem: capture.item.name.clone(),
-            format: if memory && capture.item.file.is_none() { store.format } else { Format::Raw },
+            format: if memory { store.format } else { Format::Raw },
+            own_form: form,
             compress: store.compress.filter(|_| capture.item.kind != ItemKind::Config),
             block: store.block,
             digests: store.digests.clone(),

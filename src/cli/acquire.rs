@@ -45,6 +45,9 @@ pub(super) struct Args {
     /// How to take memory: snapshot, paused, pmemsave, live, suspend, as `show` lists them; the best that fits unless said
     #[arg(long, alias = "method", value_name = "METHOD", help_heading = "How to take it")]
     memory_method: Option<String>,
+    /// Take memory while the guest runs on: of no single instant, and labelled so. Short for --memory-method live
+    #[arg(long, conflicts_with = "memory_method", help_heading = "How to take it")]
+    live: bool,
     /// Refuse methods that promise less
     #[arg(long, value_enum, value_name = "CLASS", default_value_t = Require::Any, help_heading = "How to take it")]
     require: Require,
@@ -160,7 +163,7 @@ fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> 
         case,
         build: context::build(),
         wanted: Wanted { memory: args.memory, disks, config: args.config, containers: args.container },
-        memory_method: args.memory_method.clone(),
+        memory_method: args.memory_method.clone().or_else(|| args.live.then(|| "live".to_owned())),
         require: match args.require {
             Require::Any => Consistency::Live,
             Require::Instant => Consistency::QuasiInstantaneous,

@@ -62,11 +62,10 @@ pub(super) fn open(bag: &Path, options: &Options) -> Result<Image, ReadError> {
         layers.extend(inner.layers.iter().cloned());
         return Ok(Image { layers, ..inner });
     }
-    let (bytes, mut machine) = unwrap(&record, below, &mut layers)?;
+    let (bytes, mut machine) = unwrap(bag, &record, below, &mut layers)?;
     if let Some(told) = registers(&record.instant) {
         machine = Some(told);
     }
-    let bytes: Arc<dyn ReadAt> = Arc::new(Gapped::new(bytes, record.content.len, gaps(bag, &record)?));
     if let Some(last) = layers.last_mut() {
         last.content = content;
         last.len = bytes.len();
@@ -86,8 +85,7 @@ pub(super) fn payload(
     let found = place.find(main.path.as_os_str().as_encoded_bytes())?;
     let below = Below::found(found, Options { wrapping: None, ..options.clone() });
     layers.push(layer(record, main, Content::Carrier, below.bytes.len()));
-    let (bytes, _) = unwrap(record, below, layers)?;
-    Ok(Arc::new(Gapped::new(bytes, record.content.len, gaps(bag, record)?)))
+    unwrap(bag, record, below, layers).map(|(bytes, _)| bytes)
 }
 
 fn no_file(bag: &Path, record: &Record) -> ReadError {
@@ -95,22 +93,36 @@ fn no_file(bag: &Path, record: &Record) -> ReadError {
     ReadError::caller(format!("open the exhibit {}", bag.display()), why)
 }
 
-/// Takes off what `exhibit.json` says the content is stored in.
+/// Takes off what `exhibit.json` says the content is stored in. In a form of ours the gaps are those of the item within; a
+/// file in the hypervisor's own is the item itself, and its gaps are places in that file.
 fn unwrap(
+    bag: &Path,
     record: &Record,
     mut below: Below,
     layers: &mut Vec<Layer>,
 ) -> Result<(Arc<dyn ReadAt>, Option<Machine>), ReadError> {
     let format = Some(record.content.format.as_str()).filter(|format| !matches!(*format, "raw" | ""));
-    let mut machine = None;
+    let (mut machine, mut gaps) = (None, Some(gaps(bag, record)?));
+    let own = format.is_some_and(|format| !matches!(format, "lime" | "elf"));
     for name in record.content.compression.as_deref().into_iter().chain(format) {
+        if own && Some(name) == format {
+            below.bytes = gapped(record, below.bytes, &mut gaps);
+        }
         let stored = below.bytes.len();
         let opened = (super::by_name(name)?.open)(&below)?;
         layers.push(Layer { len: opened.bytes.len(), stored, ..opened.layer });
         machine = opened.machine.or(machine);
         below.bytes = opened.bytes;
     }
-    Ok((below.bytes, machine))
+    Ok((gapped(record, below.bytes, &mut gaps), machine))
+}
+
+/// The bytes without those that were never captured, once.
+fn gapped(record: &Record, bytes: Arc<dyn ReadAt>, gaps: &mut Option<Vec<Gap>>) -> Arc<dyn ReadAt> {
+    match gaps.take() {
+        Some(gaps) => Arc::new(Gapped::new(bytes, record.content.len, gaps)),
+        None => bytes,
+    }
 }
 
 pub(super) fn read_record(bag: &Path) -> Result<Record, ReadError> {

@@ -17,3 +17,4 @@ pub mod memory;
 pub mod run;
 pub mod sshd;
 pub mod vmsn;
+pub mod xen;

@@ -6,12 +6,11 @@ use bytes::BytesMut;
 use tokio::sync::mpsc;
 
 use super::flatview::MemoryMap;
+use crate::capture::split_zeros;
 use crate::{BackendError, Piece, Why};
 
 /// Bytes read and sent at once.
 const CHUNK: usize = 1 << 20;
-/// Zeros shorter than this stay within the data around them.
-const ZEROS: usize = 64 << 10;
 
 /// Pieces between the reader and the writer: 64 MiB at most.
 pub(super) const CHANNEL: usize = 64;
@@ -45,25 +44,8 @@ pub(super) fn skip(from: &mut impl Read, len: u64) -> io::Result<()> {
     if skipped == len { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
-fn send(mut chunk: BytesMut, mut at: u64, to: &Sender) -> bool {
-    while !chunk.is_empty() {
-        let zero = is_zero(chunk.get(..ZEROS.min(chunk.len())).unwrap_or_default());
-        let parts = chunk.chunks(ZEROS);
-        let len = parts.take_while(|part| is_zero(part) == zero).map(<[u8]>::len).sum::<usize>();
-        let part = chunk.split_to(len);
-        let len = part.len() as u64;
-        let piece = if zero { Piece::Zero { at, len } } else { Piece::Data { at, bytes: part.freeze() } };
-        if to.blocking_send(Ok(piece)).is_err() {
-            return false;
-        }
-        at = at.saturating_add(len);
-    }
-    true
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<16>();
-    words.iter().fold(0, |any, word| any | u128::from_ne_bytes(*word)) == 0 && rest.iter().all(|byte| *byte == 0)
+fn send(chunk: BytesMut, at: u64, to: &Sender) -> bool {
+    split_zeros(at, chunk).into_iter().all(|piece| to.blocking_send(Ok(piece)).is_ok())
 }
 
 #[cfg(test)]

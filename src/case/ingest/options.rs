@@ -50,6 +50,8 @@ pub struct IngestOptions {
     pub stem: String,
     /// Its form.
     pub format: Format,
+    /// The bytes are a file in this format, and are kept as they are (`format` is raw): the ending of its name.
+    pub own_form: Option<&'static str>,
     /// `e_machine` of an ELF file: 62 is `EM_X86_64`.
     pub machine: u16,
     /// Compress it.
@@ -71,6 +73,7 @@ impl Default for IngestOptions {
         Self {
             stem: "image".into(),
             format: Format::Raw,
+            own_form: None,
             machine: 62,
             compress: None,
             block: blocks::BLOCK,
@@ -113,7 +116,7 @@ impl Plan {
         };
         let regions = layout::ranges(&capture.regions, capture.len).map_err(on_target)?;
         let layout = Layout::new(options.format, &regions, capture.len, options.machine).map_err(on_target)?;
-        let plain = format!("{}.{}", options.stem, options.format.extension());
+        let plain = format!("{}.{}", options.stem, options.own_form.unwrap_or(options.format.extension()));
         let (name, image) = match options.compress {
             Some(_) => (format!("{plain}.zst"), format!("{plain}.spool")),
             None => (plain.clone(), format!("{plain}.part")),

@@ -45,6 +45,12 @@ impl Command {
         self
     }
 
+    /// Does it read its standard input?
+    #[cfg(feature = "xen")]
+    pub(crate) fn wants_stdin(&self) -> bool {
+        self.stdin
+    }
+
     /// No C string carries a NUL; such a name would be cut.
     pub(super) fn has_nul(&self) -> bool {
         self.words.iter().any(|word| word.contains('\0'))
