@@ -4,6 +4,9 @@
 //! link is followed and nothing is overwritten. Links and devices are not made; the manifest tells of them. Owners and
 //! permissions are not taken over: a set-uid program from evidence stays a file.
 
+pub mod names;
+mod tree;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -13,6 +16,7 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, mkdirat, openat, renameat_with};
 
 use crate::image::{Kind, ReadAt};
+pub use tree::{Placed, Tree};
 
 /// Bytes that are read at a time.
 const CHUNK: u64 = 1 << 20;
@@ -73,6 +77,11 @@ impl Folder {
     }
 }
 
+/// A length as an index: never cut short, since nothing here is longer than memory.
+fn us(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
+}
+
 /// Names are made safe before; this is the lock behind the door.
 fn refuse(name: &str) -> io::Result<()> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
@@ -124,7 +133,7 @@ impl Written {
 /// of writing.
 pub fn write(content: &dyn ReadAt, to: &mut File) -> io::Result<Written> {
     let (mut written, mut at, mut failures) = (Written::default(), 0, 0);
-    let mut buffer = vec![0; crate::disk::us(CHUNK.min(content.len()))];
+    let mut buffer = vec![0; us(CHUNK.min(content.len()))];
     while at < content.len() {
         let rest = content.len() - at;
         let extent = content.extent(at);
@@ -162,7 +171,7 @@ fn copy(
     while at < end {
         let most = if at < careful_until { step - at % step } else { CHUNK };
         let here = (end - at).min(most);
-        let Some(part) = buffer.get_mut(..crate::disk::us(here)) else { break };
+        let Some(part) = buffer.get_mut(..us(here)) else { break };
         match content.read_at(at, part) {
             Ok(()) => {
                 to.seek(SeekFrom::Start(at))?;
