@@ -253,7 +253,7 @@ fn killed_xl(host: &XenHost) -> Result<()> {
 /// PV-GRUB: xl leaves an empty file and a status. Its disk is a file, read while it stands still.
 fn odd_names(host: &XenHost) -> Result<()> {
     const NAME: &str = "odd 'name' $(touch injected); `touch injected` & x";
-    host.dom0(r#"place="/guests/odd 'place'; \$(touch injected)" && mkdir "$place" && head -c 1000000 /guests/kernel >"$place/disk \`touch injected\`.img" && xl create /guests/odd.cfg"#)?;
+    host.dom0(r#"place="/guests/odd 'place'; \$(touch injected)" && mkdir "$place" && head -c 1048576 /guests/kernel >"$place/disk \`touch injected\`.img" && xl create /guests/odd.cfg"#)?;
     let (ran, case) = host.acquire(NAME, "odd", &[])?;
     ran.expect(3)?.says("it wrote nothing")?.says("p2m_size")?.says("PV-GRUB")?;
     let (disk, memory) = (Exhibit::find(&case, "xvda")?, Exhibit::find(&case, "memory"));
