@@ -135,7 +135,9 @@ fn every_page_is_in_its_place(memory: &Exhibit) -> Result<()> {
     let field = |section: usize, at: usize| number(headers + section * 64 + at, 8);
     let names = field(names, 24);
     let section = |name: &[u8]| {
-        (0..count).find(|section| core[names + number(headers + section * 64, 4)..].starts_with(name)).context("no section")
+        (0..count)
+            .find(|section| core[names + number(headers + section * 64, 4)..].starts_with(name))
+            .context("no section")
     };
     let (pages, table) = (section(b".xen_pages\0")?, section(b".xen_p2m\0")?);
     let (pages, entries, table) = (field(pages, 24), field(table, 32) / 16, field(table, 24));
@@ -202,7 +204,16 @@ fn twice_alike(host: &XenHost) -> Result<()> {
     assert_eq!(sums[0], sums[1]);
     host.is_as_it_was(true, "after two dumps of a paused guest")?;
     host.dom0("xl unpause web01")?;
-    let live = host.run(&["acquire", &XenHost::target("web01"), "--case", "x", "--plan", "--memory", "--memory-method", "live"])?;
+    let live = host.run(&[
+        "acquire",
+        &XenHost::target("web01"),
+        "--case",
+        "x",
+        "--plan",
+        "--memory",
+        "--memory-method",
+        "live",
+    ])?;
     let plan = live.expect(0)?.stdout;
     ensure!(plan.contains("live") && !plan.contains("xl pause"), "{plan}");
     Ok(())
@@ -215,7 +226,8 @@ fn killed_client(host: &XenHost) -> Result<()> {
     ensure!(host.paused("web01")?, "memory comes and the guest runs");
     let case = under_way.kill()?;
     wait_for(WITHIN, "the guest to run on", || Ok((!host.paused("web01")?).then_some(())))?;
-    let gone = || Ok((!host.dom0("lvs --noheadings -o lv_name vg0; ps axww -o args")?.contains("impound-")).then_some(()));
+    let gone =
+        || Ok((!host.dom0("lvs --noheadings -o lv_name vg0; ps axww -o args")?.contains("impound-")).then_some(()));
     wait_for(WITHIN, "the watchdog to take the snapshots away", gone)?;
     ensure!(host.dom0("ls /run")?.contains("impound-"), "the mark should be there until it is recovered");
     let place = case.display().to_string();
@@ -241,7 +253,7 @@ fn killed_xl(host: &XenHost) -> Result<()> {
 /// PV-GRUB: xl leaves an empty file and a status. Its disk is a file, read while it stands still.
 fn odd_names(host: &XenHost) -> Result<()> {
     const NAME: &str = "odd 'name' $(touch injected); `touch injected` & x";
-    host.dom0(r#"place="/guests/odd 'place'; \$(touch injected)" && mkdir "$place" && head -c 1000000 /guests/kernel >"$place/disk \`touch injected\`.img" && xl create /guests/odd.cfg"#)?;
+    host.dom0(r#"place="/guests/odd 'place'; \$(touch injected)" && mkdir "$place" && head -c 1048576 /guests/kernel >"$place/disk \`touch injected\`.img" && xl create /guests/odd.cfg"#)?;
     let (ran, case) = host.acquire(NAME, "odd", &[])?;
     ran.expect(3)?.says("it wrote nothing")?.says("p2m_size")?.says("PV-GRUB")?;
     let (disk, memory) = (Exhibit::find(&case, "xvda")?, Exhibit::find(&case, "memory"));
