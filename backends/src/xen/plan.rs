@@ -98,6 +98,7 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
         len: survey.domain.memory,
         source: format!("domain {}", survey.domain.id),
         resumable: false,
+        file: None,
         methods: vec![core(false), core(true)],
     }];
     for (name, disk, place) in disks(survey) {
@@ -112,7 +113,7 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
             Place::Unusable(why) => vec![Method { unusable: Some(why.clone()), ..held }],
         };
         let (source, resumable) = (disk.path.clone(), false);
-        items.push(Item { kind: ItemKind::Disk, name, len: place.len(), source, resumable, methods });
+        items.push(Item { kind: ItemKind::Disk, name, len: place.len(), source, resumable, file: None, methods });
     }
     items.push(Item {
         kind: ItemKind::Config,
@@ -120,6 +121,7 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
         len: None,
         source: format!("{} list -l", survey.dom0.tool.name()),
         resumable: false,
+        file: None,
         methods: vec![method(&Way::Told, runs, 0)],
     });
     items

@@ -243,7 +243,7 @@ impl Target for XenTarget {
         }
         let state = self.state().await;
         let (pauses, left, stall) = (std::mem::take(&mut self.pauses), Vec::new(), None);
-        Ok(Finished { pauses, stall, left, state, problems, guest_unsure })
+        Ok(Finished { pauses, stall, left, state, problems, guest_unsure, witnesses: Vec::new() })
     }
 
     async fn recover(&mut self, undo: &[Undo]) -> Result<Vec<String>, BackendError> {
