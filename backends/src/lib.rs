@@ -32,6 +32,8 @@ pub use wire::{NoLog, WireEntry, WireLog};
 pub static ALL: &[&dyn Backend] = &[
     #[cfg(feature = "qemu")]
     &qemu::Qemu,
+    #[cfg(all(feature = "qemu", feature = "ssh"))]
+    &qemu::QemuSsh,
     &file::File,
     &fake::Fake,
 ];

@@ -8,17 +8,17 @@ use impound_backends::{Access, Ask, NoLog, Secret};
 use super::units;
 use crate::report::printable;
 
-/// For hosts that are reached by SSH. No backend does that yet, so the help does not offer what would have no effect.
+/// For hosts that are reached by SSH.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct AccessArgs {
     /// Write down the key of an SSH host that is met for the first time, and go on; compare the fingerprint before
-    #[arg(long, hide = true, help_heading = "Over the network")]
+    #[arg(long, help_heading = "Over the network")]
     accept_new: bool,
     /// Configuration of SSH to read instead of ~/.ssh/config
-    #[arg(long, value_name = "FILE", env = "IMPOUND_SSH_CONFIG", hide = true, help_heading = "Over the network")]
+    #[arg(long, value_name = "FILE", env = "IMPOUND_SSH_CONFIG", help_heading = "Over the network")]
     ssh_config: Option<PathBuf>,
     /// The most to take over the network in a second, as 20M
-    #[arg(long, value_name = "SIZE", value_parser = units::bytes, hide = true, help_heading = "Over the network")]
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes, help_heading = "Over the network")]
     rate: Option<u64>,
 }
 

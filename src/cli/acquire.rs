@@ -23,7 +23,7 @@ use crate::report::{Absent, Cell, Column, human_bytes, printable};
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 pub(super) struct Args {
-    /// Address of a VM, as qmp:/run/web01.qmp
+    /// Address of a VM, as qmp:/run/web01.qmp or qmp+ssh://root@kvm1/run/web01.qmp
     target: String,
     #[command(flatten)]
     case: CaseArgs,
@@ -51,7 +51,8 @@ pub(super) struct Args {
     /// Refuse methods that must stop the guest for longer, and let the guest go if it comes to that
     #[arg(long, value_name = "TIME", value_parser = units::duration, help_heading = "How to take it")]
     max_pause: Option<Duration>,
-    /// Where to keep what the guest overwrites meanwhile; the case's folder unless said
+    /// Where to keep what the guest overwrites meanwhile, on the hypervisor's machine; the case's folder unless said, or
+    /// /var/tmp over there if that is another machine
     #[arg(long, value_name = "DIR", help_heading = "How to take it")]
     scratch: Option<PathBuf>,
     /// Go on with what an interrupted run left, for sources that can be read again

@@ -13,3 +13,5 @@ pub mod guest;
 pub mod killer;
 pub mod memory;
 pub mod run;
+#[allow(clippy::expect_used, reason = "what cannot be set up should fail the test")]
+pub mod sshd;
