@@ -34,13 +34,15 @@ pub static ALL: &[&dyn Backend] = &[
     &qemu::Qemu,
     #[cfg(all(feature = "qemu", feature = "ssh"))]
     &qemu::QemuSsh,
+    #[cfg(all(feature = "qemu", feature = "ssh"))]
+    &qemu::Libvirt,
     &file::File,
     &fake::Fake,
 ];
 
 /// The backend for an address.
 pub fn for_uri(uri: &Uri) -> Result<&'static dyn Backend, BackendError> {
-    ALL.iter().copied().find(|backend| backend.scheme() == uri.scheme).ok_or_else(|| {
+    ALL.iter().copied().find(|backend| backend.answers_to(&uri.scheme)).ok_or_else(|| {
         let known: Vec<_> = ALL.iter().map(|backend| backend.scheme()).collect();
         BackendError::caller("choose a backend", uri.to_string(), format!("no backend is called `{}`", uri.scheme))
             .advise(format!("known schemes: {}", known.join(", ")))

@@ -16,6 +16,10 @@ use crate::{Access, BackendError, Capture, Consistency, Journal, Undo, Uri};
 pub trait Backend: Sync {
     /// The scheme of its addresses.
     fn scheme(&self) -> &'static str;
+    /// Is this an address of its?
+    fn answers_to(&self, scheme: &str) -> bool {
+        scheme == self.scheme()
+    }
     /// One line: what it reaches, with an example address.
     fn about(&self) -> &'static str;
     /// What it was tested against, for the support table.

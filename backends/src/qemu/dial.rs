@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 #[cfg(feature = "ssh")]
-use super::machine::There;
+use super::libvirt::Daemon;
 use super::machine::Machine;
+#[cfg(feature = "ssh")]
+use super::machine::There;
 #[cfg(feature = "ssh")]
 use crate::Access;
 use crate::wire::qmp::Qmp;
@@ -21,6 +23,9 @@ pub(super) enum Dial {
     /// A socket of another machine.
     #[cfg(feature = "ssh")]
     Ssh { to: Destination, path: String, access: Access },
+    /// libvirt's monitor of a domain, given by its UUID.
+    #[cfg(feature = "ssh")]
+    Libvirt { daemon: Daemon, domain: String },
 }
 
 /// A monitor, and the machine that QEMU runs on where descriptors cannot be passed to it.
@@ -48,6 +53,17 @@ impl Dial {
                 let there = There { control, bulk, to: to.clone(), access };
                 Ok(Dialled { qmp, machine: Some(Machine::There(there)) })
             }
+            #[cfg(feature = "ssh")]
+            Self::Libvirt { daemon, domain } => daemon.monitor(domain).await,
+        }
+    }
+
+    /// By what somebody over there could speak to QEMU.
+    #[cfg(feature = "ssh")]
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Socket { .. } | Self::Ssh { .. } => "socket",
+            Self::Libvirt { .. } => "libvirt",
         }
     }
 

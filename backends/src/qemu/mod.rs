@@ -1,6 +1,7 @@
 //! QEMU by its own protocol: `qmp:/run/web01.qmp`.
 //!
-//! One monitor socket is one VM, on this machine or, as `qmp+ssh://root@kvm1/run/web01.qmp` (`ssh`), on another. Memory comes by the method that probing finds best (`methods`), disks by fleecing
+//! One monitor socket is one VM, on this machine or, as `qmp+ssh://root@kvm1/run/web01.qmp` (`ssh`), on another;
+//! libvirt (`libvirt`) is a third way to one. Memory comes by the method that probing finds best (`methods`), disks by fleecing
 //! (`disks`); both of one instant. Every change has its inverse in `undo`, written into the case's journal before it is
 //! made.
 
@@ -11,6 +12,8 @@ mod disks;
 pub mod dump;
 pub mod flatview;
 mod held;
+#[cfg(feature = "ssh")]
+mod libvirt;
 mod machine;
 mod methods;
 mod pieces;
@@ -39,6 +42,8 @@ use async_trait::async_trait;
 use crate::wire::qmp::Qmp;
 use crate::{Access, Backend, BackendError, Finding, Host, Target, TargetSummary, Uri, WireLog};
 use dial::{Dial, Dialled};
+#[cfg(feature = "ssh")]
+pub use libvirt::Libvirt;
 #[cfg(feature = "ssh")]
 pub use ssh::QemuSsh;
 use survey::Survey;

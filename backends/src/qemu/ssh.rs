@@ -65,7 +65,7 @@ fn dial(uri: &Uri, access: &Access) -> Result<Dial, BackendError> {
 /// Can somebody over there let the guest go if the link breaks?
 async fn watch(machine: &Machine) -> Finding {
     let what = "somebody to let the guest go if the link breaks".to_owned();
-    match watchman::possible(machine).await {
+    match watchman::possible(machine, "socket").await {
         Ok(way) => Finding { what, good: true, found: format!("by {way} over there"), fix: None },
         Err(error) => Finding { what, good: false, found: error.why, fix: Some("install python3 there".to_owned()) },
     }

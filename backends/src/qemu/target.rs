@@ -35,6 +35,8 @@ pub(super) struct QemuTarget {
     snapshot: bool,
     #[cfg(feature = "ssh")]
     watchman: Option<super::watchman::Watchman>,
+    #[cfg(feature = "ssh")]
+    domain: Option<super::libvirt::Domain>,
 }
 
 /// What `prepare` made ready.
@@ -62,7 +64,7 @@ impl QemuTarget {
         #[cfg(feature = "ssh")]
         if let Some(machine @ super::machine::Machine::There(_)) = &dialled.machine {
             survey.elsewhere = true;
-            if let Err(error) = super::watchman::possible(machine).await {
+            if let Err(error) = super::watchman::possible(machine, dial.kind()).await {
                 survey.of_the_way.push(format!(
                     "if the link breaks while the guest stands still, nobody lets it go: {}",
                     error.why
@@ -78,7 +80,40 @@ impl QemuTarget {
             snapshot: false,
             #[cfg(feature = "ssh")]
             watchman: None,
+            #[cfg(feature = "ssh")]
+            domain: None,
         })
+    }
+
+    /// The domain that this VM is to libvirt: its name, and what libvirt knows of it, for the exhibit of the configuration.
+    #[cfg(feature = "ssh")]
+    pub(super) fn behind(mut self, domain: super::libvirt::Domain) -> Self {
+        self.survey.answers.extend(domain.told().into_iter().map(|(name, value)| (name.to_owned(), value)));
+        self.survey.of_the_way.push(
+            "libvirt marks the domain as tainted (custom-monitor) until it is next started; its definition stays as it is"
+                .to_owned(),
+        );
+        self.survey.name.clone_from(&domain.name);
+        self.domain = Some(domain);
+        self
+    }
+
+    /// libvirt was passed by: is all as it knew it? If not, in words.
+    #[cfg(feature = "ssh")]
+    async fn checked_by_libvirt(&self) -> Option<String> {
+        let (Some(before), Dial::Libvirt { daemon, domain }) = (&self.domain, self.session.dial()) else { return None };
+        match daemon.domain(domain).await {
+            Err(error) => Some(format!("could not ask libvirt whether the domain is as it was: {}", error.why)),
+            Ok(after) => {
+                let pairs = [
+                    ("its state", &before.state, &after.state),
+                    ("its job", &before.job, &after.job),
+                    ("its definition", &before.xml, &after.xml),
+                ];
+                let differs = pairs.into_iter().find(|(_, before, after)| before != after);
+                differs.map(|(what, _, after)| format!("libvirt finds {what} changed: {}", after.escape_debug()))
+            }
+        }
     }
 
     /// A thread of QEMU's, to know its process by.
@@ -153,11 +188,15 @@ impl QemuTarget {
     #[cfg(feature = "ssh")]
     async fn post_watchman(&mut self, items: &[Item], how: &How) -> Result<(), BackendError> {
         use super::machine::Machine;
-        let (Some(Machine::There(there)), Dial::Ssh { path, .. }) = (&self.session.machine, self.session.dial()) else {
-            return Ok(());
+        use super::watchman::{self, Watchman, Way};
+        let Some(Machine::There(there)) = &self.session.machine else { return Ok(()) };
+        let way = match self.session.dial() {
+            Dial::Socket { .. } => return Ok(()),
+            Dial::Ssh { path, .. } => Way::Socket(path.clone()),
+            Dial::Libvirt { daemon, domain } => Way::Libvirt(daemon.over_there(), domain.clone()),
         };
         // Without a way to speak to QEMU over there the responder was warned.
-        if !self.survey.of_the_way.is_empty() {
+        if watchman::possible(&Machine::There(there.clone()), way.kind()).await.is_err() {
             return Ok(());
         }
         let disks = items.iter().filter(|item| item.kind == ItemKind::Disk).count();
@@ -170,7 +209,7 @@ impl QemuTarget {
         }
         let jobs = (0..disks).map(|number| super::disks::Names::new(&how.run, number).job);
         lines.extend(jobs.map(|id| json!({ "execute": "job-cancel", "arguments": { "id": id } }).to_string()));
-        self.watchman = Some(super::watchman::Watchman::post(&there.control, path, &lines).await?);
+        self.watchman = Some(Watchman::post(&there.control, &way, &lines).await?);
         Ok(())
     }
 
@@ -304,6 +343,8 @@ impl Target for QemuTarget {
         if let Some(watchman) = self.watchman.take() {
             watchman.dismiss().await;
         }
+        #[cfg(feature = "ssh")]
+        problems.extend(self.checked_by_libvirt().await);
         if self.snapshot {
             problems.extend(snapshot_failure(&mut *self.session.qmp().await).await);
         }

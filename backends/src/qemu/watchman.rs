@@ -3,8 +3,8 @@
 //! Between `stop` and `cont` the guest waits for words that come over the network, and while a snapshot or a backup is under
 //! way its writes may wait for data to leave, or fill a disk. So a small script runs over there, in the session that
 //! carries the monitor. It hears a sign of life every two seconds. Without one, or at the end of its input, it ends that
-//! session, which frees the monitor, and says to QEMU what it was given when it began. Nothing is stored there: the script is an
-//! argument of `sh`. It speaks to the monitor by python3, perl or nc, whichever is there.
+//! session (its parent, or a login shell's), which frees the monitor, and says to QEMU what it was given when it began. Nothing is stored there: the script is an
+//! argument of `sh`. It speaks to the monitor by python3, perl or nc, whichever is there, and to libvirt by virsh.
 
 use std::time::Duration;
 
@@ -25,6 +25,24 @@ const GOES: Duration = Duration::from_secs(10);
 /// How long its first word may take.
 const READY: Duration = Duration::from_secs(30);
 
+/// How it speaks to QEMU.
+pub(super) enum Way {
+    /// By a monitor socket, once the session that holds it is gone.
+    Socket(String),
+    /// By libvirt: the daemon's address over there, and the domain.
+    Libvirt(String, String),
+}
+
+impl Way {
+    /// Which of them.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Socket(_) => "socket",
+            Self::Libvirt(..) => "libvirt",
+        }
+    }
+}
+
 /// One on watch.
 pub(super) struct Watchman {
     dismiss: oneshot::Sender<()>,
@@ -32,9 +50,13 @@ pub(super) struct Watchman {
 }
 
 impl Watchman {
-    /// Posts one beside the monitor socket `path`, with what it is to say to QEMU.
-    pub(super) async fn post(ssh: &Ssh, path: &str, lines: &[String]) -> Result<Self, BackendError> {
-        let command = Command::script(SCRIPT).arg(path).arg(SILENCE.to_string()).args(lines).with_stdin();
+    /// Posts one in the session of `ssh`, with what it is to say to QEMU.
+    pub(super) async fn post(ssh: &Ssh, way: &Way, lines: &[String]) -> Result<Self, BackendError> {
+        let (uri, on) = match way {
+            Way::Socket(path) => ("", path),
+            Way::Libvirt(uri, domain) => (uri.as_str(), domain),
+        };
+        let command = Command::script(SCRIPT).args([uri, on]).arg(SILENCE.to_string()).args(lines).with_stdin();
         let mut running = ssh.stream(&command).await?;
         let mut word = [0; 6];
         let heard = tokio::time::timeout(READY, running.read_exact(&mut word)).await;
@@ -58,8 +80,8 @@ impl Watchman {
 }
 
 /// By what it could speak to QEMU on that machine.
-pub(super) async fn possible(machine: &Machine) -> Result<String, BackendError> {
-    let text = machine.run("have the guest watched", POSSIBLE, &[]).await?;
+pub(super) async fn possible(machine: &Machine, kind: &str) -> Result<String, BackendError> {
+    let text = machine.run("have the guest watched", POSSIBLE, &[kind]).await?;
     Ok(text.trim().to_owned())
 }
 
@@ -80,22 +102,23 @@ async fn live(mut running: Running, mut dismissed: oneshot::Receiver<()>) {
 }
 
 const POSSIBLE: &str = r#"
-for way in python3 perl nc; do command -v "$way" >/dev/null && command -v timeout >/dev/null && echo "$way" && exit 0; done
-echo 'timeout and one of python3, perl and nc are needed there' >&2
+ways='python3 perl nc'
+[ "$1" = libvirt ] && ways=virsh
+for way in $ways; do command -v "$way" >/dev/null && command -v timeout >/dev/null && echo "$way" && exit 0; done
+echo "timeout and one of these are needed there: $ways" >&2
 exit 3
 "#;
 
-/// `$1`: socket; `$2`: seconds; the rest: what to say.
+/// `$1`: libvirt's address, or nothing; `$2`: domain or socket; `$3`: seconds; the rest: what to say.
 pub(super) const SCRIPT: &str = r#"
-socket=$1 silence=$2
-shift 2
-set -- '{"execute":"qmp_capabilities"}' "$@"
-if command -v python3; then way=python3
-elif command -v perl; then way=perl
-elif command -v nc; then way=nc
-else echo 'neither python3 nor perl nor nc is there to speak to QEMU' >&2; exit 3
-fi >/dev/null
-command -v timeout >/dev/null || { echo 'timeout (coreutils) is not there' >&2; exit 3; }
+uri=$1 socket=$2 silence=$3
+shift 3
+if [ -n "$uri" ]; then way=virsh
+else
+    set -- '{"execute":"qmp_capabilities"}' "$@"
+    for way in python3 perl nc; do command -v "$way" >/dev/null && break; done
+fi
+for tool in "$way" timeout; do command -v "$tool" >/dev/null || { echo "$tool is not there" >&2; exit 3; }; done
 echo ready
 while c=$(timeout "$silence" dd bs=1 count=1 2>/dev/null) && [ -n "$c" ]; do
     [ "$c" = q ] && exit 0
@@ -103,13 +126,14 @@ done
 exec >/dev/null 2>&1
 trap '' HUP PIPE TERM
 p=$$
-while [ "${p:-0}" -gt 1 ]; do
-    read -r name <"/proc/$p/comm" || break
-    case $name in sshd*|dropbear*) kill "$p"; break ;; esac
+for _ in parent grandparent; do
     while read -r key value _; do [ "$key" = PPid: ] && break; done <"/proc/$p/status"
     p=$value
+    read -r name <"/proc/$p/comm" || break
+    case $name in sshd*|dropbear*) kill "$p"; break ;; esac
 done
 case $way in
+virsh) for line; do timeout 60 virsh -c "$uri" qemu-monitor-command "$socket" "$line"; done ;;
 python3) exec python3 -c '
 import socket, sys
 s = socket.socket(socket.AF_UNIX)
@@ -135,3 +159,87 @@ for my $line (@ARGV) {
 nc) { printf '%s\n' "$@"; sleep 5; } | timeout 60 nc -U "$socket" ;;
 esac
 "#;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::path::Path;
+    use std::process::{Child, Command as Process, Stdio};
+
+    use super::SCRIPT;
+
+    /// The script with only these tools to be found.
+    fn start(folder: &Path, tools: &[&str], silence: &str) -> Option<Child> {
+        let bin = folder.join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        for tool in [tools, &["sh", "timeout", "dd", "sleep", "cat"]].concat() {
+            let found = Process::new("sh").args(["-c", "command -v \"$1\"", "sh", tool]).output().unwrap();
+            let path = String::from_utf8(found.stdout).unwrap();
+            if path.trim().is_empty() {
+                return None;
+            }
+            symlink(path.trim(), bin.join(tool)).unwrap();
+        }
+        let socket = folder.join("monitor").display().to_string();
+        let mut command = Process::new("/bin/sh");
+        command.args(["-c", SCRIPT, "impound", "", &socket, silence, r#"{"execute":"cont"}"#]);
+        command.env("PATH", bin).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Some(command.spawn().unwrap())
+    }
+
+    /// A monitor that is spoken to once. Answers what was said.
+    fn monitor(folder: &Path) -> std::thread::JoinHandle<Vec<String>> {
+        let listener = UnixListener::bind(folder.join("monitor")).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"{\"QMP\": {}}\n").unwrap();
+            let mut said = Vec::new();
+            for line in BufReader::new(stream.try_clone().unwrap()).lines() {
+                said.push(line.unwrap());
+                let answer = b"{\"event\": \"RESUME\"}\n{\"return\": {}}\n";
+                if said.len() == 2 || stream.write_all(answer).is_err() {
+                    break;
+                }
+            }
+            said
+        })
+    }
+
+    #[test]
+    fn every_tool_that_it_may_find_says_the_same_to_qemu() {
+        let mut tried = 0;
+        for tool in ["python3", "perl", "nc"] {
+            let temp = tempfile::tempdir().unwrap();
+            let Some(mut child) = start(temp.path(), &[tool], "60") else { continue };
+            let monitor = monitor(temp.path());
+            let mut ready = String::new();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+            assert_eq!(ready, "ready\n", "{tool}");
+            child.stdin.as_mut().unwrap().write_all(b"..").unwrap();
+            // The link ends.
+            drop(child.stdin.take());
+            assert_eq!(monitor.join().unwrap(), [r#"{"execute":"qmp_capabilities"}"#, r#"{"execute":"cont"}"#], "{tool}");
+            child.wait().unwrap();
+            tried += 1;
+        }
+        assert!(tried >= 1, "none of the tools is here");
+    }
+
+    #[test]
+    fn silence_is_a_broken_link_and_a_goodbye_is_not() {
+        let temp = tempfile::tempdir().unwrap();
+        let Some(mut child) = start(temp.path(), &["perl"], "1") else { panic!("perl is part of every Debian") };
+        // Nothing is said, and the input stays open.
+        assert_eq!(monitor(temp.path()).join().unwrap().len(), 2);
+        child.wait().unwrap();
+        let temp = tempfile::tempdir().unwrap();
+        let Some(mut child) = start(temp.path(), &["perl"], "60") else { panic!("perl is part of every Debian") };
+        let listener = UnixListener::bind(temp.path().join("monitor")).unwrap();
+        child.stdin.as_mut().unwrap().write_all(b".q").unwrap();
+        assert!(child.wait().unwrap().success());
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "it spoke to QEMU although all was well");
+    }
+}
