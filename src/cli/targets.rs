@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use impound_backends::{BackendError, TargetSummary, Uri, for_uri};
 use tokio::task::JoinSet;
 
 use super::Exit;
 use super::access::AccessArgs;
-use super::context::{self, Context, block_on};
+use super::context::{Context, block_on};
 use super::several;
 use crate::report::{Absent, Cell, Column, printable};
 
@@ -31,9 +31,7 @@ const COLUMNS: &[Column] =
 pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
     let uris = several::addresses(&args.uri, args.hosts.as_deref())?;
     let answers = block_on(ask(&uris, args))??;
-    if let ([_], [(_, Err(_))]) = (uris.as_slice(), answers.as_slice()) {
-        return answers.into_iter().next().map_or(Ok(Exit::Error), |(_, answer)| Err(answer.err().map_or_else(|| anyhow!("no answer"), Into::into)));
-    }
+    let only = uris.len() == 1;
     let mut exits = Vec::new();
     let mut rows = context.table(COLUMNS);
     for (uri, answer) in answers {
@@ -44,6 +42,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
                     rows.row(row(&uri, target))?;
                 }
             }
+            Err(error) if only => return Err(error.into()),
             Err(error) => {
                 exits.push(Exit::Error);
                 context.say(&format!("{}: {}", printable(&uri.to_string()), printable(&error.to_string())));

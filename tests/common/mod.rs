@@ -11,6 +11,7 @@ pub mod control;
 pub mod counter;
 pub mod guest;
 pub mod killer;
+pub mod libvirtd;
 pub mod memory;
 pub mod run;
 #[allow(clippy::expect_used, reason = "what cannot be set up should fail the test")]
