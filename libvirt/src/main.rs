@@ -50,7 +50,7 @@ fn say(value: &Value) -> Outcome {
 }
 
 fn version() -> Outcome {
-    let number = virt::connect::Connect::version()?;
+    let number = Connect::version()?;
     say(&json!({ "libvirt": format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000) }))
 }
 
@@ -68,7 +68,8 @@ fn domain(uri: &str, name: &str) -> Outcome {
     let mut facts = facts(&connection, &domain)?;
     // Secrets in it are left out unless they are asked for, which they are not.
     let xml = domain.xml_desc(0)?;
-    let job = domain.job_stats(0).map(|job| format!("{:?}", job.r#type)).unwrap_or_default();
+    // Zero is none (VIR_DOMAIN_JOB_NONE).
+    let job = domain.job_stats(0).map_or_else(|error| error.to_string(), |job| format!("kind {}", job.r#type));
     if let Some(map) = facts.as_object_mut() {
         map.insert("xml".to_owned(), json!(xml));
         map.insert("job".to_owned(), json!(job));
@@ -78,9 +79,8 @@ fn domain(uri: &str, name: &str) -> Outcome {
 
 /// By its name or its UUID.
 fn find(connection: &Connect, name: &str) -> Result<Domain, virt::error::Error> {
-    Domain::lookup_by_name(connection, name).or_else(|error| {
-        virt::domain::Domain::lookup_by_uuid_string(connection, name).map_err(|_| error)
-    })
+    let named = connection.lookup_domain_by_name(name);
+    named.or_else(|error| connection.lookup_domain_by_uuid_string(name).map_err(|_| error))
 }
 
 fn facts(connection: &Connect, domain: &Domain) -> Result<Value, virt::error::Error> {
@@ -117,7 +117,12 @@ fn monitor(uri: &str, name: &str) -> Outcome {
             return Ok(());
         }
         if !line.trim().is_empty() {
-            say(&answer(&domain, &line))?;
+            let answer = answer(&domain, &line);
+            // Without its daemon this is no monitor any more, and whoever listens has to know.
+            if answer.get("error").is_some() && !connection.is_alive()? {
+                return Err("the connection to libvirt broke".into());
+            }
+            say(&answer)?;
         }
     }
 }

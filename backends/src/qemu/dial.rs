@@ -67,6 +67,15 @@ impl Dial {
         }
     }
 
+    /// A monitor of libvirt's tells no events.
+    pub(super) fn is_mute(&self) -> bool {
+        #[cfg(feature = "ssh")]
+        if let Self::Libvirt { .. } = self {
+            return true;
+        }
+        false
+    }
+
     /// A broken network may heal, and the other end of a broken connection may hold the monitor for a while.
     pub(super) fn is_far(&self) -> bool {
         !matches!(self, Self::Socket { .. })

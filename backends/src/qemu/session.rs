@@ -57,6 +57,13 @@ impl Session {
         self.monitor.lock().await
     }
 
+    /// Takes a stop or a resumption into account that a monitor without events does not tell. By this machine's clock.
+    pub(super) fn saw(&mut self, name: &str, at: Timestamp) {
+        if self.dial.is_mute() {
+            self.events.push(Event { name: name.to_owned(), at, data: Value::Null });
+        }
+    }
+
     /// Keeps in mind, for the manifest, what was written where nothing should be.
     pub(super) fn wrote(&mut self, what: String) {
         self.written.push(what);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -380,7 +381,9 @@ impl Freeze for QemuTarget {
         let running = self.survey.running;
         self.session.about_to(journal, "stop the guest", QemuUndo::RunState { running })?;
         if running {
+            let sent = Timestamp::now();
             self.session.qmp().await.run(&qapi::qmp::stop {}).await?;
+            self.session.saw("STOP", sent);
         }
         Ok(())
     }
@@ -389,6 +392,7 @@ impl Freeze for QemuTarget {
         if self.survey.running {
             // No question first: QEMU may be slow to answer while it protects memory, and `cont` is right in any case.
             undo::cont(&mut *self.session.qmp().await).await?;
+            self.session.saw("RESUME", Timestamp::now());
         }
         self.thawed.send_replace(true);
         self.session.undo(journal, |undo| matches!(undo, QemuUndo::RunState { .. })).await
