@@ -51,7 +51,8 @@ fn several_are_taken_into_one_case_and_one_that_fails_stops_none() -> Result<()>
     ran.says("/nowhere/at.all")?;
     for name in ["a", "b", "c", "d", "e"] {
         let found = fs::read_dir(temp.path().join("case/exhibits"))?.flatten();
-        let mut texts = found.filter_map(|dir| fs::read_to_string(dir.path().join("data").join(data(&dir.path())?)).ok());
+        let mut texts =
+            found.filter_map(|dir| fs::read_to_string(dir.path().join("data").join(data(&dir.path())?)).ok());
         assert!(texts.any(|text| text == name.repeat(8192)), "{name}");
     }
     // The run that failed left an open draft or nothing: what is sealed is whole.

@@ -65,7 +65,8 @@ impl Libvirtd {
         let log = fs::File::create(folder.path().join("log"))?;
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", START, "sh"]).arg(folder.path()).stdin(Stdio::null());
-        let daemon = command.stdout(log.try_clone()?).stderr(log).spawn().context("run unshare; this test needs root")?;
+        let daemon =
+            command.stdout(log.try_clone()?).stderr(log).spawn().context("run unshare; this test needs root")?;
         let mut libvirtd = Self { folder, daemon };
         let socket = libvirtd.socket();
         wait_until(|| socket.exists() || !libvirtd.alive(), STARTS, "libvirtd's socket")?;

@@ -54,8 +54,11 @@ impl Disks {
         let mut ready = Vec::new();
         for (number, disk) in disks.into_iter().enumerate() {
             let names = Names::new(&how.run, number);
-            let fleece =
-                if disk.read_only { None } else { Some(overlay(session, &place, &disk, &names, number, journal).await?) };
+            let fleece = if disk.read_only {
+                None
+            } else {
+                Some(overlay(session, &place, &disk, &names, number, journal).await?)
+            };
             let node = fleece.as_ref().map_or(&disk.node, |(node, _)| node);
             session.about_to(
                 journal,
@@ -210,8 +213,7 @@ impl Guard {
 
     fn why_ended(&self, disk: &str) -> BackendError {
         let full = self.why.get().map_or("the scratch folder is full", String::as_str);
-        let why =
-            format!("{full}; a full overlay would break the guest's writes, so the capture of disks was ended");
+        let why = format!("{full}; a full overlay would break the guest's writes, so the capture of disks was ended");
         BackendError::new(Kind::Io, "read the disk", disk, why)
             .advise("free space there, or name another folder with --scratch")
     }

@@ -77,7 +77,10 @@ impl Daemon {
             BackendError::caller("read the address", uri.to_string(), why)
                 .advise("it looks like libvirt+qemu:///system#web01 or libvirt+qemu+ssh://root@kvm1/system#web01")
         };
-        let kind = uri.scheme.strip_prefix("libvirt+").ok_or_else(|| wrong("`libvirt+` is followed by libvirt's own address"))?;
+        let kind = uri
+            .scheme
+            .strip_prefix("libvirt+")
+            .ok_or_else(|| wrong("`libvirt+` is followed by libvirt's own address"))?;
         match kind.split_once('+') {
             None => {
                 if !uri.rest.starts_with("///") {

@@ -80,7 +80,9 @@ impl Machine {
     /// Connects to a unix socket of that machine, for much data.
     pub(super) async fn socket(&self, path: &str) -> Result<UnixStream, BackendError> {
         match self {
-            Self::Here => UnixStream::connect(path).await.map_err(|e| BackendError::io("connect to the socket", path, &e)),
+            Self::Here => {
+                UnixStream::connect(path).await.map_err(|e| BackendError::io("connect to the socket", path, &e))
+            }
             #[cfg(feature = "ssh")]
             Self::There(there) => there.bulk.socket(path).await,
         }

@@ -158,8 +158,7 @@ async fn monitor(path: &Path) -> Vec<Finding> {
 /// What a monitor shows, in a line.
 async fn seen(qmp: &mut Qmp) -> Result<String, BackendError> {
     let survey = Survey::make(qmp).await?;
-    let state =
-        format!("QEMU {}, guest `{}` {}", survey.version_text(), survey.name.escape_debug(), survey.state);
+    let state = format!("QEMU {}, guest `{}` {}", survey.version_text(), survey.name.escape_debug(), survey.state);
     let warnings = survey.warnings();
     Ok(if warnings.is_empty() { state } else { format!("{state}; {}", warnings.join("; ")) })
 }

@@ -44,7 +44,15 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(dialled: Dialled, dial: Dial, wire: Arc<dyn WireLog>) -> Self {
         let Dialled { qmp, machine } = dialled;
-        Self { monitor: Arc::new(Mutex::new(qmp)), machine, dial, wire, acts: Vec::new(), events: Vec::new(), written: Vec::new() }
+        Self {
+            monitor: Arc::new(Mutex::new(qmp)),
+            machine,
+            dial,
+            wire,
+            acts: Vec::new(),
+            events: Vec::new(),
+            written: Vec::new(),
+        }
     }
 
     /// The way to the monitor.

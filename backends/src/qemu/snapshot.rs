@@ -150,7 +150,9 @@ async fn take_connection(
     if machine.connected_by(number, tid).await.is_ok_and(|whose| whose == Whose::Other) {
         stop.store(true, Ordering::Relaxed);
         let why = format!("another program than QEMU connected to port {number} first");
-        let _ = answer.send(Err(BackendError::new(crate::Kind::Io, "read the snapshot of memory", machine.name(), why))).await;
+        let _ = answer
+            .send(Err(BackendError::new(crate::Kind::Io, "read the snapshot of memory", machine.name(), why)))
+            .await;
     }
 }
 

@@ -55,21 +55,16 @@ enum Memory {
 }
 
 impl QemuTarget {
-    pub(super) async fn open(
-        mut dialled: Dialled,
-        dial: Dial,
-        wire: Arc<dyn WireLog>,
-    ) -> Result<Self, BackendError> {
+    pub(super) async fn open(mut dialled: Dialled, dial: Dial, wire: Arc<dyn WireLog>) -> Result<Self, BackendError> {
         let mut survey = Survey::make(&mut dialled.qmp).await?;
         survey.place = dialled.machine.as_ref().map(|machine| machine.name().to_owned());
         #[cfg(feature = "ssh")]
         if let Some(machine @ super::machine::Machine::There(_)) = &dialled.machine {
             survey.elsewhere = true;
             if let Err(error) = super::watchman::possible(machine, dial.kind()).await {
-                survey.of_the_way.push(format!(
-                    "if the link breaks while the guest stands still, nobody lets it go: {}",
-                    error.why
-                ));
+                survey
+                    .of_the_way
+                    .push(format!("if the link breaks while the guest stands still, nobody lets it go: {}", error.why));
             }
         }
         Ok(Self {
@@ -356,7 +351,9 @@ impl Target for QemuTarget {
         };
         let pauses = self.session.pauses().await;
         let mut left = kept_descriptors(&mut *self.session.qmp().await).await;
-        left.extend(self.session.written().iter().map(|what| format!("nothing any more, but this was written: {what}")));
+        left.extend(
+            self.session.written().iter().map(|what| format!("nothing any more, but this was written: {what}")),
+        );
         Ok(Finished { pauses, stall, left, state, problems, guest_unsure })
     }
 

@@ -220,7 +220,11 @@ mod tests {
             child.stdin.as_mut().unwrap().write_all(b"..").unwrap();
             // The link ends.
             drop(child.stdin.take());
-            assert_eq!(monitor.join().unwrap(), [r#"{"execute":"qmp_capabilities"}"#, r#"{"execute":"cont"}"#], "{tool}");
+            assert_eq!(
+                monitor.join().unwrap(),
+                [r#"{"execute":"qmp_capabilities"}"#, r#"{"execute":"cont"}"#],
+                "{tool}"
+            );
             child.wait().unwrap();
             tried += 1;
         }
