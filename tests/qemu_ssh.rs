@@ -123,7 +123,7 @@ fn the_plan_was_kept(there: &There, memory: &Exhibit) -> Result<()> {
 fn memory_and_disks_are_of_one_instant_over_a_network_too() -> Result<()> {
     let there = There::boot(&Spec::new("counter"))?;
     let before = there.guest.control().state()?;
-    for (round, method) in ["snapshot", "snapshot", "snapshot", "paused"].iter().enumerate() {
+    for (round, method) in ["snapshot", "snapshot", "snapshot", "paused"].into_iter().enumerate() {
         let case = there.case(&format!("{round}"));
         there.take(&case, &["--memory", "--disk", "all", "--memory-method", method])?.expect(0)?;
         there.is_as_found(&before, method)?;
@@ -132,7 +132,7 @@ fn memory_and_disks_are_of_one_instant_over_a_network_too() -> Result<()> {
         memory.one_instant().with_context(|| format!("round {round}, by {method}"))?;
         let disk = |item| Record::read(&Exhibit::find(&case, item)?.image());
         memory.coherent(&disk("disk-vda")?, &disk("disk-vdb")?)?;
-        if *method == "paused" {
+        if method == "paused" {
             let left = exhibit.record["left"].to_string();
             assert!(left.contains("the dump of memory"), "{left}");
         }
