@@ -113,7 +113,7 @@ fn a_domain_that_is_paused_or_off_or_not_there_is_told_apart() -> Result<()> {
     // libvirt's own test driver needs no daemon; its domain is no QEMU.
     let rows = there.run(&["targets", "libvirt+test:///default"])?.expect(0)?.rows()?;
     assert_eq!((&rows[0]["name"], &rows[0]["state"]), (&json!("test"), &json!("running")));
-    there.run(&["show", "libvirt+test:///default#test"])?.expect(1)?.says("Test driver")?;
+    there.run(&["show", "libvirt+test:///default#test"])?.expect(1)?.says("TEST driver")?;
     // Without the helper it is said what is missing.
     let mut without = there.impound(&["targets", "libvirt+test:///default"]);
     Ran::of(&without.env("IMPOUND_LIBVIRT", "/nowhere/at.all").output()?).expect(1)?.says("impound-libvirt")?;
