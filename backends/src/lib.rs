@@ -36,19 +36,23 @@ pub use wire::{NoLog, WireEntry, WireLog};
 pub static ALL: &[&dyn Backend] = &[
     #[cfg(feature = "qemu")]
     &qemu::Qemu,
-    #[cfg(feature = "esx")]
-    &esx::Esx,
+    #[cfg(all(feature = "qemu", feature = "ssh"))]
+    &qemu::QemuSsh,
+    #[cfg(all(feature = "qemu", feature = "ssh"))]
+    &qemu::Libvirt,
     #[cfg(feature = "xen")]
     &xen::Xen,
     #[cfg(feature = "xen")]
     &xen::XenSsh,
+    #[cfg(feature = "esx")]
+    &esx::Esx,
     &file::File,
     &fake::Fake,
 ];
 
 /// The backend for an address.
 pub fn for_uri(uri: &Uri) -> Result<&'static dyn Backend, BackendError> {
-    ALL.iter().copied().find(|backend| backend.scheme() == uri.scheme).ok_or_else(|| {
+    ALL.iter().copied().find(|backend| backend.answers_to(&uri.scheme)).ok_or_else(|| {
         let known: Vec<_> = ALL.iter().map(|backend| backend.scheme()).collect();
         BackendError::caller("choose a backend", uri.to_string(), format!("no backend is called `{}`", uri.scheme))
             .advise(format!("known schemes: {}", known.join(", ")))

@@ -16,6 +16,10 @@ use crate::{Access, BackendError, Capture, Consistency, Journal, Undo, Uri};
 pub trait Backend: Sync {
     /// The scheme of its addresses.
     fn scheme(&self) -> &'static str;
+    /// Is this an address of its?
+    fn answers_to(&self, scheme: &str) -> bool {
+        scheme == self.scheme()
+    }
     /// One line: what it reaches, with an example address.
     fn about(&self) -> &'static str;
     /// What it was tested against, for the support table.
@@ -199,6 +203,8 @@ pub struct How {
     pub max_pause: Option<Duration>,
     /// A folder with space for what the guest overwrites meanwhile; only unlinked files are put there.
     pub scratch: PathBuf,
+    /// The same on the machine that the hypervisor runs on, where that is another; none leaves it to the backend.
+    pub scratch_there: Option<PathBuf>,
     /// Who takes it, why and from where; a second run is told this.
     pub holder: String,
     /// Short id of this run, `[a-z0-9]{1,12}`: in every name made on the hypervisor.

@@ -31,7 +31,7 @@ pub struct Request {
     pub require: Consistency,
     /// The longest pause to accept.
     pub max_pause: Option<Duration>,
-    /// Where overlays go; the case's own folder unless said.
+    /// Where overlays go, on the hypervisor's machine; the case's own folder unless said, or `/var/tmp` if that is another.
     pub scratch: Option<PathBuf>,
     /// How to store it.
     pub store: Store,
@@ -164,6 +164,7 @@ impl Request {
             require: self.require,
             max_pause: self.max_pause,
             scratch: self.scratch.clone().unwrap_or_else(|| self.case.dir().to_owned()),
+            scratch_there: self.scratch.clone(),
             holder,
             run: run.to_owned(),
             start_at,

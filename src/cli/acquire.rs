@@ -1,4 +1,4 @@
-//! `impound acquire TARGET --case DIR`.
+//! `impound acquire TARGET… --case DIR`.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -8,23 +8,32 @@ use std::time::Duration;
 use anyhow::Result;
 use impound_backends::{Consistency, NoLog, Plan};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 use super::Exit;
 use super::access::AccessArgs;
 use super::case::CaseArgs;
 use super::context::{self, Context, block_on};
-use super::units;
-use crate::acquire::{Acquired, Disks, Request, Stop, Store, Wanted, acquire, plan};
+use super::{several, units};
+use crate::acquire::{AcquireError, Acquired, Disks, Request, Stop, Store, Wanted, acquire, plan};
 use crate::case::Outcome;
 use crate::case::ingest::{Digest, Format, Zstd};
-use crate::report::{Absent, Cell, Column, human_bytes, printable};
+use crate::progress::Progress;
+use crate::report::{Absent, Cell, Column, Rows, human_bytes, printable};
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 pub(super) struct Args {
-    /// Address of a VM, as qmp:/run/web01.qmp
-    target: String,
+    /// Addresses of VMs, as qmp:/run/web01.qmp or libvirt+qemu+ssh://root@kvm1/system#web01
+    #[arg(required_unless_present = "hosts")]
+    target: Vec<String>,
+    /// Take these too: a file with an address a line; # begins a comment
+    #[arg(long, value_name = "FILE")]
+    hosts: Option<PathBuf>,
+    /// How many VMs are taken at the same time
+    #[arg(long, value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: u16,
     #[command(flatten)]
     case: CaseArgs,
     /// Take memory
@@ -54,7 +63,8 @@ pub(super) struct Args {
     /// Refuse methods that must stop the guest for longer, and let the guest go if it comes to that
     #[arg(long, value_name = "TIME", value_parser = units::duration, help_heading = "How to take it")]
     max_pause: Option<Duration>,
-    /// Where to keep what the guest overwrites meanwhile; the case's folder unless said
+    /// Where to keep what the guest overwrites meanwhile, on the hypervisor's machine; the case's folder unless said, or
+    /// /var/tmp over there if that is another machine
     #[arg(long, value_name = "DIR", help_heading = "How to take it")]
     scratch: Option<PathBuf>,
     /// Leave the snapshot on the hypervisor, where one is made that lasts
@@ -123,24 +133,66 @@ fn compression(text: &str) -> Result<Zstd, String> {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
-    let uri = context::uri(&args.target)?;
+    let uris = several::addresses(&args.target, args.hosts.as_deref())?;
     if args.plan {
-        return show_plan(args, context, uri);
+        let plans = uris.into_iter().map(|uri| show_plan(args, context, uri)).collect::<Result<Vec<_>>>()?;
+        return Ok(Exit::of_several(&plans));
     }
-    let case = args.case.open_or_create(context)?;
-    let request = request(args, uri, case);
+    let only = uris.len() == 1;
+    let requests = uris.into_iter().map(|uri| Ok(request(args, uri, args.case.open_or_create(context)?)));
+    let requests = requests.collect::<Result<Vec<_>>>()?;
     let stop = Stop::default();
-    let acquired = block_on(async {
+    let ended = block_on(async {
         listen(&stop)?;
-        Ok::<_, anyhow::Error>(acquire(&request, &context.progress(), &stop).await?)
+        Ok::<_, anyhow::Error>(take_all(requests, args.parallel, &context.progress(), &stop).await)
     })??;
-    print(&acquired, context)?;
-    context.detail(&format!("run {}: everything said to the hypervisor is in journal/{0}.wire.jsonl", acquired.run));
-    for pause in &acquired.finished.pauses {
-        let resumed = pause.resumed.map_or("not resumed".to_owned(), |at| at.to_string());
-        context.detail(&format!("stopped {}, resumed {resumed}", pause.stopped));
+    let mut rows = context.table(ITEMS);
+    let mut exits = Vec::new();
+    for (uri, outcome) in ended {
+        match outcome {
+            Ok(acquired) => {
+                print(&uri, &acquired, rows.as_mut())?;
+                exits.push(told(&acquired, args, &stop, context));
+            }
+            Err(error) if only => return Err(error.into()),
+            Err(error) => {
+                context.say(&format!("{}: {}", printable(&uri), printable(&error.to_string())));
+                exits.push(super::exit::of(&error.into()));
+            }
+        }
     }
-    Ok(told(&acquired, args, &stop, context))
+    rows.end()?;
+    Ok(Exit::of_several(&exits))
+}
+
+/// Takes all, so many at a time, in any order; answers in the order of the requests. One that fails stops no other.
+async fn take_all(
+    requests: Vec<Request>,
+    parallel: u16,
+    progress: &Arc<dyn Progress>,
+    stop: &Stop,
+) -> Vec<(String, Result<Acquired, AcquireError>)> {
+    let places = Arc::new(Semaphore::new(usize::from(parallel)));
+    let mut work = Vec::new();
+    for request in requests {
+        let (places, progress, stop) = (Arc::clone(&places), Arc::clone(progress), stop.clone());
+        let uri = request.uri.to_string();
+        let task = tokio::spawn(async move {
+            // The places are never closed.
+            let _place = places.acquire().await;
+            if stop.said() { Err(AcquireError::Interrupted) } else { acquire(&request, &progress, &stop).await }
+        });
+        work.push((uri, task));
+    }
+    let mut ended = Vec::new();
+    for (uri, task) in work {
+        let outcome = task.await.unwrap_or_else(|error| {
+            let why = format!("the capture broke: {error}");
+            Err(AcquireError::GuestUnsure { why, problems: "its guest may still be stopped".to_owned() })
+        });
+        ended.push((uri, outcome));
+    }
+    ended
 }
 
 fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> Request {
@@ -212,10 +264,10 @@ const ITEMS: &[Column] = &[
     Column("sha256"),
     Column("exhibit"),
     Column("why"),
+    Column("target"),
 ];
 
-fn print(acquired: &Acquired, context: &Context) -> Result<()> {
-    let mut rows = context.table(ITEMS);
+fn print(uri: &str, acquired: &Acquired, rows: &mut dyn Rows) -> Result<()> {
     for taken in &acquired.items {
         let sealed = taken.sealed.as_ref();
         rows.row(vec![
@@ -226,13 +278,19 @@ fn print(acquired: &Acquired, context: &Context) -> Result<()> {
             Cell::or_absent(taken.sha256.clone(), Absent::NotApplicable, Cell::Text),
             Cell::or_absent(sealed.map(|sealed| sealed.name.clone()), Absent::NotApplicable, Cell::Text),
             Cell::or_absent(taken.outcome.why(), Absent::NotApplicable, Cell::text),
+            Cell::text(uri),
         ])?;
     }
-    Ok(rows.end()?)
+    Ok(())
 }
 
 /// Says what a responder must know now, and with which code to end.
 fn told(acquired: &Acquired, args: &Args, stop: &Stop, context: &Context) -> Exit {
+    context.detail(&format!("run {}: everything said to the hypervisor is in journal/{0}.wire.jsonl", acquired.run));
+    for pause in &acquired.finished.pauses {
+        let resumed = pause.resumed.map_or("not resumed".to_owned(), |at| at.to_string());
+        context.detail(&format!("stopped {}, resumed {resumed}", pause.stopped));
+    }
     for problem in &acquired.finished.problems {
         context.say(&format!("warning: {}", printable(problem)));
     }

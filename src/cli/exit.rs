@@ -36,6 +36,18 @@ impl Exit {
             Self::Interrupted => 130,
         }
     }
+
+    /// One for several pieces of work: what needs a responder most comes first, and what partly worked is partial.
+    pub(super) fn of_several(all: &[Self]) -> Self {
+        let any = |exit| all.contains(&exit);
+        match () {
+            () if any(Self::GuestUnsure) => Self::GuestUnsure,
+            () if any(Self::Interrupted) => Self::Interrupted,
+            () if all.iter().all(|exit| *exit == Self::Complete) => Self::Complete,
+            () if any(Self::Complete) || any(Self::Partial) => Self::Partial,
+            () => Self::Error,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -58,5 +70,24 @@ pub(super) fn of(error: &anyhow::Error) -> Exit {
         Some(AcquireError::GuestUnsure { .. }) => Exit::GuestUnsure,
         Some(AcquireError::Interrupted) => Exit::Interrupted,
         _ => Exit::Error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Exit::{self, Complete, Error, GuestUnsure, Interrupted, Partial};
+
+    #[test]
+    fn several_ends_are_never_better_than_the_worst_of_them() {
+        for (all, expected) in [
+            (&[Complete, Complete][..], Complete),
+            (&[Complete, Error], Partial),
+            (&[Error, Error], Error),
+            (&[Partial, Error], Partial),
+            (&[Complete, Interrupted, Error], Interrupted),
+            (&[Complete, Interrupted, GuestUnsure], GuestUnsure),
+        ] {
+            assert_eq!(Exit::of_several(all), expected, "{all:?}");
+        }
     }
 }

@@ -14,6 +14,7 @@ mod image;
 mod memory;
 mod meta;
 mod progress;
+mod several;
 mod show;
 mod targets;
 mod units;

@@ -13,8 +13,10 @@ pub mod deltas;
 pub mod esx;
 pub mod guest;
 pub mod killer;
+pub mod libvirtd;
 pub mod memory;
 pub mod run;
+#[allow(clippy::expect_used, reason = "what cannot be set up should fail the test")]
 pub mod sshd;
 pub mod vmsn;
 pub mod xen;

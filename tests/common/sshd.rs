@@ -115,6 +115,16 @@ impl Sshd {
         self.wire.lives.lock().expect("poisoned").len()
     }
 
+    /// How many of these bytes are left.
+    pub fn left(&self) -> i64 {
+        self.wire.left.load(Ordering::SeqCst)
+    }
+
+    /// The bytes are spent.
+    pub fn is_cut(&self) -> bool {
+        self.left() == 0
+    }
+
     /// Lets connections live again.
     pub fn mend(&self) {
         self.wire.left.store(-1, Ordering::SeqCst);

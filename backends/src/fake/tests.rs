@@ -12,6 +12,7 @@ fn how() -> How {
         require: Consistency::Live,
         max_pause: None,
         scratch: std::env::temp_dir(),
+        scratch_there: None,
         holder: "a test".into(),
         run: "r1".into(),
         start_at: BTreeMap::new(),

@@ -15,6 +15,7 @@ fn how(from: u64) -> How {
         require: Consistency::Live,
         max_pause: None,
         scratch: std::env::temp_dir(),
+        scratch_there: None,
         holder: "a test".into(),
         run: "t".into(),
         start_at: BTreeMap::from([("disk.img".into(), from)]),

@@ -1,37 +1,30 @@
 //! All disks at one instant, by fleecing: a `blockdev-backup` with `sync=none` copies what the guest is about to overwrite
 //! into an overlay, and an NBD export of the overlay shows the disk as it was when the jobs began.
 //!
-//! The overlay is a file without a name, passed as a descriptor, so even a killed run leaves none behind. The NBD socket
-//! has a name only for the moment of connecting.
+//! Where the overlays and the server's socket are is a matter of [`Place`].
 //! Source: QEMU docs/interop/live-block-operations.rst, "Live disk backup", and libvirt's pull-mode backups.
 
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
+use super::machine::Machine;
 use super::pieces::Sender;
+use super::place::Place;
 use super::session::{Monitor, Session};
 use super::survey::DiskFound;
 use super::undo::{PREFIX, QemuUndo};
 use crate::wire::nbd::{self, Client, NbdError};
-use crate::{BackendError, Journal, Kind, Piece, PieceStream};
+use crate::{BackendError, How, Journal, Kind, Piece, PieceStream};
 
 /// Pieces between the reader and the writer of one disk.
 const CHANNEL: usize = 32;
 /// How long QEMU may take to format an overlay.
 const CREATE_TIME: Duration = Duration::from_secs(60);
-/// Free bytes in the scratch folder below which the capture of disks is given up: a full overlay would make QEMU fail the
-/// *guest's* writes.
-const SCRATCH_RESERVE: u64 = 64 << 20;
-/// How often the scratch folder is looked at.
-const SCRATCH_LOOK: Duration = Duration::from_millis(100);
 
 /// One disk made ready.
 struct Ready {
@@ -44,7 +37,7 @@ struct Ready {
 /// All disks made ready.
 pub(super) struct Disks {
     ready: Vec<Ready>,
-    scratch: std::path::PathBuf,
+    place: Place,
 }
 
 impl Disks {
@@ -52,19 +45,20 @@ impl Disks {
     pub(super) async fn prepare(
         session: &mut Session,
         disks: Vec<DiskFound>,
-        run: &str,
-        scratch: &Path,
+        how: &How,
+        tid: Option<i32>,
         journal: &mut dyn Journal,
     ) -> Result<Self, BackendError> {
-        let folder = tempfile::Builder::new().prefix("impound-").tempdir();
-        let folder = folder.map_err(|e| BackendError::io("make a folder for the NBD socket", "temporary files", &e))?;
-        let socket = folder.path().join("nbd.sock");
-        start_server(session, run, &socket, journal).await?;
+        let place = Place::make(session, how, tid, journal).await?;
+        let server = place.serve(session, &how.run, journal).await?;
         let mut ready = Vec::new();
         for (number, disk) in disks.into_iter().enumerate() {
-            let names = Names::new(run, number);
-            let fleece =
-                if disk.read_only { None } else { Some(overlay(session, &disk, &names, scratch, journal).await?) };
+            let names = Names::new(&how.run, number);
+            let fleece = if disk.read_only {
+                None
+            } else {
+                Some(overlay(session, &place, &disk, &names, number, journal).await?)
+            };
             let node = fleece.as_ref().map_or(&disk.node, |(node, _)| node);
             session.about_to(
                 journal,
@@ -73,9 +67,7 @@ impl Disks {
             )?;
             let arguments = json!({ "type": "nbd", "id": names.export, "node-name": node, "name": names.export, "writable": false });
             session.qmp().await.ask("block-export-add", arguments).await?;
-            let stream = UnixStream::connect(&socket)
-                .await
-                .map_err(|e| BackendError::io("connect to QEMU's NBD server", &disk.name, &e))?;
+            let stream = place.connect(&server, &disk.name).await?;
             let client = Client::open(stream, &names.export).await.map_err(|e| told(&disk.name, &e))?;
             if client.size() != disk.size {
                 let found = client.size();
@@ -88,7 +80,8 @@ impl Disks {
             }
             ready.push(Ready { disk, fleece, client });
         }
-        Ok(Self { ready, scratch: scratch.to_owned() })
+        place.hide(session, journal).await?;
+        Ok(Self { ready, place })
     }
 
     /// Begins to keep what the guest overwrites, for all disks in one transaction; reading begins once `thawed` says so.
@@ -113,8 +106,10 @@ impl Disks {
         let guard = Arc::new(Guard {
             monitor: Arc::clone(&session.monitor),
             jobs,
-            scratch: self.scratch,
+            place: self.place,
+            machine: session.machine.clone(),
             ended: AtomicBool::new(false),
+            why: OnceLock::new(),
         });
         for ready in self.ready {
             let (to, pieces) = mpsc::channel(CHANNEL);
@@ -126,61 +121,31 @@ impl Disks {
 }
 
 /// The names of what is made for one disk. QEMU allows node names of 31 characters.
-struct Names {
-    file: String,
+pub(super) struct Names {
+    pub(super) file: String,
     overlay: String,
-    create: String,
-    job: String,
+    pub(super) create: String,
+    pub(super) job: String,
     export: String,
 }
 
 impl Names {
-    fn new(run: &str, number: usize) -> Self {
+    pub(super) fn new(run: &str, number: usize) -> Self {
         let name = |what: &str| format!("{PREFIX}{run}-{what}{number}");
         Self { file: name("f"), overlay: name("o"), create: name("c"), job: name("j"), export: name("e") }
     }
 }
 
-async fn start_server(
-    session: &mut Session,
-    run: &str,
-    socket: &Path,
-    journal: &mut dyn Journal,
-) -> Result<(), BackendError> {
-    let listener = UnixListener::bind(socket)
-        .map_err(|e| BackendError::io("listen for QEMU's NBD server", socket.display().to_string(), &e))?;
-    let fd_name = format!("{PREFIX}{run}-nbd");
-    session.about_to(journal, "pass a socket to QEMU", QemuUndo::NamedFd { name: fd_name.clone() })?;
-    session.qmp().await.ask_with_fd("getfd", json!({ "fdname": fd_name }), listener.as_fd()).await?;
-    session.about_to(journal, "start an NBD server", QemuUndo::NbdServer)?;
-    let address = json!({ "addr": { "type": "fd", "data": { "str": fd_name } } });
-    let Err(error) = session.qmp().await.ask("nbd-server-start", address).await else { return Ok(()) };
-    // What runs is not ours to stop.
-    session.forget(journal, |undo| *undo == QemuUndo::NbdServer);
-    if !error.why.contains("already running") {
-        return Err(error);
-    }
-    let why = "somebody else's NBD server is running in this QEMU, and a QEMU has only one";
-    Err(BackendError::unsupported("capture disks", error.on, why)
-        .advise("wait for that backup to end, or capture memory alone (--memory)"))
-}
-
-/// Makes the overlay over a disk: an unnamed file in the scratch folder, formatted by QEMU as qcow2.
+/// Makes the overlay over a disk, formatted by QEMU as qcow2. Answers its node and the job to be.
 async fn overlay(
     session: &mut Session,
+    place: &Place,
     disk: &DiskFound,
     names: &Names,
-    scratch: &Path,
+    number: usize,
     journal: &mut dyn Journal,
 ) -> Result<(String, String), BackendError> {
-    let file = tempfile::tempfile_in(scratch).map_err(|e| {
-        BackendError::io("make a file for what the guest overwrites", scratch.display().to_string(), &e)
-    })?;
-    let added = session.add_fd("pass a file to QEMU", file.as_fd(), journal).await?;
-    let path = format!("/dev/fdset/{}", added.set);
-    session.about_to(journal, "open the overlay's file", QemuUndo::Node { name: names.file.clone() })?;
-    let node = json!({ "driver": "file", "node-name": names.file, "filename": path, "discard": "unmap" });
-    session.qmp().await.ask("blockdev-add", node).await?;
+    place.open_file(session, names, number, journal).await?;
     session.about_to(journal, "format the overlay", QemuUndo::Job { id: names.create.clone() })?;
     let format = json!({ "driver": "qcow2", "file": names.file, "size": disk.size.next_multiple_of(512) });
     session.qmp().await.ask("blockdev-create", json!({ "job-id": names.create, "options": format })).await?;
@@ -193,7 +158,7 @@ async fn overlay(
 }
 
 /// Waits for a job to conclude, and fails if it did.
-async fn concluded(session: &Session, id: &str) -> Result<(), BackendError> {
+pub(super) async fn concluded(session: &Session, id: &str) -> Result<(), BackendError> {
     let deadline = tokio::time::Instant::now() + CREATE_TIME;
     loop {
         let jobs = session.qmp().await.ask("query-jobs", Value::Null).await?;
@@ -214,27 +179,32 @@ async fn concluded(session: &Session, id: &str) -> Result<(), BackendError> {
 struct Guard {
     monitor: Monitor,
     jobs: Vec<String>,
-    scratch: std::path::PathBuf,
+    place: Place,
+    machine: Option<Machine>,
     /// The overlays no longer keep the instant: what is read from now on is not evidence.
     ended: AtomicBool,
+    why: OnceLock<String>,
 }
 
 impl Guard {
     /// Waits until space is nearly used up, then ends the jobs: what is not read by then cannot be read any more.
     async fn watch(&self) {
         loop {
-            tokio::time::sleep(SCRATCH_LOOK).await;
+            tokio::time::sleep(self.place.look()).await;
             if self.ended.load(Ordering::SeqCst) {
                 return;
             }
-            let Ok(state) = rustix::fs::statvfs(&self.scratch) else { continue };
-            if state.f_bavail.saturating_mul(state.f_frsize) < SCRATCH_RESERVE && !self.jobs.is_empty() {
+            if self.jobs.is_empty() {
+                continue;
+            }
+            if let Some(why) = self.place.is_full().await {
                 // First the flag, then the jobs: no byte read after a job's end is taken for the instant's.
+                let _ = self.why.set(why);
                 self.ended.store(true, Ordering::SeqCst);
                 let mut qmp = self.monitor.lock().await;
                 for job in &self.jobs {
                     // A job that cannot be ended now is ended with the run.
-                    let _ = (QemuUndo::Job { id: job.clone() }).apply(&mut qmp).await;
+                    let _ = (QemuUndo::Job { id: job.clone() }).apply(&mut qmp, self.machine.as_ref()).await;
                 }
                 return;
             }
@@ -242,11 +212,8 @@ impl Guard {
     }
 
     fn why_ended(&self, disk: &str) -> BackendError {
-        let why = format!(
-            "less than {} MiB are left in {}; a full overlay would break the guest's writes, so the capture of disks was ended",
-            SCRATCH_RESERVE >> 20,
-            self.scratch.display()
-        );
+        let full = self.why.get().map_or("the scratch folder is full", String::as_str);
+        let why = format!("{full}; a full overlay would break the guest's writes, so the capture of disks was ended");
         BackendError::new(Kind::Io, "read the disk", disk, why)
             .advise("free space there, or name another folder with --scratch")
     }

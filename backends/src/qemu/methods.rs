@@ -74,7 +74,10 @@ impl MemoryMethod {
                 .get("query-dump-guest-memory-capability")
                 .is_none()
                 .then(|| "this QEMU has no dump-guest-memory".to_owned()),
-            Self::Pmemsave | Self::Live => None,
+            Self::Pmemsave | Self::Live => survey
+                .place
+                .as_ref()
+                .map(|place| format!("QEMU writes it into a descriptor only, and none can be passed to it on {place}")),
         }
     }
 }
@@ -188,7 +191,7 @@ pub(super) fn items(survey: &Survey) -> Vec<Item> {
             file: None,
         });
     }
-    for disk in &survey.disks {
+    for disk in survey.disks.iter().filter(|_| !survey.elsewhere) {
         if let Some(path) = disk.reachable() {
             items.push(Item {
                 kind: ItemKind::Container,
@@ -275,6 +278,9 @@ mod tests {
             version,
             package: String::new(),
             machine: None,
+            place: None,
+            elsewhere: false,
+            of_the_way: Vec::new(),
         }
     }
 
@@ -284,6 +290,7 @@ mod tests {
             require: Consistency::Live,
             max_pause: None,
             scratch: "/".into(),
+            scratch_there: None,
             holder: String::new(),
             run: "x".to_owned(),
             start_at: std::collections::BTreeMap::new(),

@@ -1,27 +1,38 @@
 //! QEMU by its own protocol: `qmp:/run/web01.qmp`.
 //!
-//! One monitor socket is one VM. Memory comes by the method that probing finds best (`methods`), disks by fleecing
+//! One monitor socket is one VM, on this machine or, as `qmp+ssh://root@kvm1/run/web01.qmp` (`ssh`), on another;
+//! libvirt (`libvirt`) is a third way to one. Memory comes by the method that probing finds best (`methods`), disks by fleecing
 //! (`disks`); both of one instant. Every change has its inverse in `undo`, written into the case's journal before it is
 //! made.
 
 mod assemble;
 mod config;
+mod dial;
 mod disks;
 pub mod dump;
 pub mod flatview;
 mod held;
+#[cfg(feature = "ssh")]
+mod libvirt;
+mod machine;
 mod methods;
 mod pieces;
 mod pipe;
+mod place;
 mod plan;
 mod registers;
 mod session;
 mod snapshot;
+mod spool;
+#[cfg(feature = "ssh")]
+mod ssh;
 mod stall;
 pub mod stream;
 mod survey;
 mod target;
 mod undo;
+#[cfg(feature = "ssh")]
+mod watchman;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +41,11 @@ use async_trait::async_trait;
 
 use crate::wire::qmp::Qmp;
 use crate::{Access, Backend, BackendError, Finding, Host, Target, TargetSummary, Uri, WireLog};
+use dial::{Dial, Dialled};
+#[cfg(feature = "ssh")]
+pub use libvirt::Libvirt;
+#[cfg(feature = "ssh")]
+pub use ssh::QemuSsh;
 use survey::Survey;
 use target::QemuTarget;
 
@@ -60,9 +76,7 @@ impl Backend for Qemu {
                 "the path of the socket is not absolute",
             ));
         }
-        let wire = Arc::clone(&access.wire);
-        let qmp = Qmp::connect(&path, Arc::clone(&wire)).await?;
-        Ok(Box::new(QemuHost { qmp: Some(qmp), wire, path }))
+        QemuHost::dial(Dial::Socket { path, wire: Arc::clone(&access.wire) }, uri, access).await
     }
 
     async fn checkup(&self, uri: Option<&Uri>, _access: &Access) -> Vec<Finding> {
@@ -74,17 +88,26 @@ impl Backend for Qemu {
     }
 }
 
+/// A monitor, whichever way it is reached.
 struct QemuHost {
-    qmp: Option<Qmp>,
+    dialled: Option<Dialled>,
+    dial: Dial,
     wire: Arc<dyn WireLog>,
-    path: PathBuf,
+    on: String,
+}
+
+impl QemuHost {
+    async fn dial(dial: Dial, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {
+        let dialled = Some(dial.dial().await?);
+        Ok(Box::new(Self { dialled, dial, wire: Arc::clone(&access.wire), on: uri.to_string() }))
+    }
 }
 
 #[async_trait]
 impl Host for QemuHost {
     async fn targets(&mut self) -> Result<Vec<TargetSummary>, BackendError> {
-        let qmp = self.qmp.as_mut().ok_or_else(|| opened_twice(&self.path))?;
-        let survey = Survey::make(qmp).await?;
+        let dialled = self.dialled.as_mut().ok_or_else(|| opened_twice(&self.on))?;
+        let survey = Survey::make(&mut dialled.qmp).await?;
         Ok(vec![TargetSummary {
             id: survey.uuid(),
             memory: survey.memory(),
@@ -95,15 +118,15 @@ impl Host for QemuHost {
     }
 
     async fn open(&mut self, vm: Option<&str>) -> Result<Box<dyn Target>, BackendError> {
-        let qmp = self.qmp.take().ok_or_else(|| opened_twice(&self.path))?;
-        let target = QemuTarget::open(qmp, Arc::clone(&self.wire)).await?;
+        let dialled = self.dialled.take().ok_or_else(|| opened_twice(&self.on))?;
+        let target = QemuTarget::open(dialled, self.dial.clone(), Arc::clone(&self.wire)).await?;
         target.check_name(vm)?;
         Ok(Box::new(target))
     }
 }
 
-fn opened_twice(path: &Path) -> BackendError {
-    BackendError::caller("open the VM", path.display().to_string(), "this connection has been used up; connect again")
+fn opened_twice(on: &str) -> BackendError {
+    BackendError::caller("open the VM", on, "this connection has been used up; connect again")
 }
 
 /// May QEMU protect pages against writing, which snapshots of memory need?
@@ -127,25 +150,17 @@ fn userfaultfd() -> Finding {
 async fn monitor(path: &Path) -> Vec<Finding> {
     let what = format!("QMP at {}", path.display());
     match Qmp::connect(path, Arc::new(crate::NoLog)).await {
-        Ok(mut qmp) => {
-            let found = match Survey::make(&mut qmp).await {
-                Ok(survey) => {
-                    let warnings = survey.warnings();
-                    let state = format!(
-                        "QEMU {}, guest `{}` {}",
-                        survey.version_text(),
-                        survey.name.escape_debug(),
-                        survey.state
-                    );
-                    let seen = if warnings.is_empty() { state } else { format!("{state}; {}", warnings.join("; ")) };
-                    Ok(seen)
-                }
-                Err(error) => Err(error),
-            };
-            vec![finding(what, found)]
-        }
+        Ok(mut qmp) => vec![finding(what, seen(&mut qmp).await)],
         Err(error) => vec![finding(what, Err(error))],
     }
+}
+
+/// What a monitor shows, in a line.
+async fn seen(qmp: &mut Qmp) -> Result<String, BackendError> {
+    let survey = Survey::make(qmp).await?;
+    let state = format!("QEMU {}, guest `{}` {}", survey.version_text(), survey.name.escape_debug(), survey.state);
+    let warnings = survey.warnings();
+    Ok(if warnings.is_empty() { state } else { format!("{state}; {}", warnings.join("; ")) })
 }
 
 fn finding(what: String, found: Result<String, BackendError>) -> Finding {

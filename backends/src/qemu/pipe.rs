@@ -1,4 +1,4 @@
-//! Pipes whose other end QEMU holds, and a reader that can be told to stop waiting.
+//! Pipes whose other end QEMU holds, and a reader, of pipes and sockets, that can be told to stop waiting.
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -28,6 +28,11 @@ impl PipeReader {
         let stop = Arc::new(AtomicBool::new(false));
         Ok((Self { fd: ours, stop: Arc::clone(&stop) }, theirs, stop))
     }
+
+    /// The same over any other descriptor.
+    pub(super) fn over(fd: OwnedFd, stop: Arc<AtomicBool>) -> Self {
+        Self { fd, stop }
+    }
 }
 
 impl Read for PipeReader {
@@ -37,7 +42,11 @@ impl Read for PipeReader {
             match poll(&mut waiting, Some(&LOOK_UP)) {
                 Ok(0) if self.stop.load(Ordering::Relaxed) => return Err(io::Error::other("given up")),
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) => return rustix::io::read(&self.fd, &mut *into).map_err(Into::into),
+                Ok(_) => match rustix::io::read(&self.fd, &mut *into) {
+                    // It need not block.
+                    Err(rustix::io::Errno::AGAIN) => {}
+                    read => return read.map_err(Into::into),
+                },
                 Err(error) => return Err(error.into()),
             }
         }

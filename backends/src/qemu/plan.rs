@@ -69,54 +69,80 @@ fn sizes(survey: &Survey, item: &Item) -> (u64, u64) {
     }
 }
 
-/// The commands that change something, in order, each with what it is for. `tests/qemu.rs` holds them against a real run's
-/// wire log.
+/// The commands that change something, in order, each with what it is for; `sh` is what is done beside the monitor. Tests
+/// hold them against a real run's wire log.
 fn commands(survey: &Survey, memory: Option<MemoryMethod>, disks: &[&DiskFound]) -> Vec<String> {
+    let place = survey.place.as_deref();
     let mut list = vec!["object-add: mark the VM as taken".to_owned()];
-    let mut add = |command: &str| list.push(command.to_owned());
-    let writable: Vec<_> = disks.iter().filter(|disk| !disk.read_only).collect();
     if !disks.is_empty() {
-        add("getfd: pass a listening socket");
-        add("nbd-server-start: serve disks over it");
+        list.extend(prepare_disks(place, disks));
     }
+    list.extend(memory.into_iter().flat_map(|method| prepare_memory(place, method)));
+    let freezes = survey.running && (!disks.is_empty() || memory.is_some_and(|m| m != MemoryMethod::Live));
+    if freezes {
+        list.push("stop: the instant begins".to_owned());
+    }
+    let writable: Vec<_> = disks.iter().filter(|disk| !disk.read_only).map(|disk| disk.name.as_str()).collect();
+    if !writable.is_empty() {
+        list.push(format!("transaction: blockdev-backup, sync none, of {}", writable.join(", ")));
+    }
+    let begun = memory.map(|method| match (method, place) {
+        (MemoryMethod::Snapshot, None) => "migrate: into the pipe",
+        (MemoryMethod::Snapshot, Some(_)) => "migrate: to the port",
+        (MemoryMethod::Paused, None) => "dump-guest-memory: into the pipe",
+        (MemoryMethod::Paused, Some(_)) => "dump-guest-memory: into the file",
+        (MemoryMethod::Pmemsave | MemoryMethod::Live, _) => "pmemsave: into the pipe, range by range",
+    });
+    list.extend(begun.map(str::to_owned));
+    if freezes {
+        list.push("cont: the guest runs on".to_owned());
+    }
+    list.push("then all of that is taken away, last first".to_owned());
+    list
+}
+
+fn prepare_disks(place: Option<&str>, disks: &[&DiskFound]) -> Vec<String> {
+    let mut list = vec![match place {
+        None => "getfd: pass a listening socket".to_owned(),
+        Some(place) => format!("sh: make a folder on {place} for overlays and a socket"),
+    }];
+    list.push("nbd-server-start: serve disks over it".to_owned());
     for disk in disks {
         let name = &disk.name;
         if !disk.read_only {
-            add(&format!("add-fd: pass an unnamed file for what the guest overwrites on {name}"));
-            add("blockdev-add: open that file");
-            add(&format!("blockdev-create: format it as an overlay of {} bytes", disk.size.next_multiple_of(512)));
-            add("job-dismiss: forget the formatting");
-            add(&format!("blockdev-add: lay it over {}", disk.node));
+            if place.is_some() {
+                list.push(format!("blockdev-create: make a file for what the guest overwrites on {name}"));
+                list.push("job-dismiss: forget the making".to_owned());
+            } else {
+                list.push(format!("add-fd: pass an unnamed file for what the guest overwrites on {name}"));
+            }
+            list.push("blockdev-add: open that file".to_owned());
+            let size = disk.size.next_multiple_of(512);
+            list.push(format!("blockdev-create: format it as an overlay of {size} bytes"));
+            list.push("job-dismiss: forget the formatting".to_owned());
+            list.push(format!("blockdev-add: lay it over {}", disk.node));
         }
-        add(&format!("block-export-add: serve {name}, read-only"));
+        list.push(format!("block-export-add: serve {name}, read-only"));
     }
-    match memory {
-        Some(MemoryMethod::Snapshot) => {
-            add("migrate-set-capabilities: background-snapshot on");
-            add("migrate-set-parameters: no limit of bandwidth");
-            add("getfd: pass a pipe for memory");
+    if place.is_some() {
+        list.push("sh: take the names of these files and of the folder away; QEMU holds them open".to_owned());
+    }
+    list
+}
+
+fn prepare_memory(place: Option<&str>, method: MemoryMethod) -> Vec<String> {
+    let mut list = Vec::new();
+    if method == MemoryMethod::Snapshot {
+        list.push("migrate-set-capabilities: background-snapshot on".to_owned());
+        list.push("migrate-set-parameters: no limit of bandwidth".to_owned());
+    }
+    list.push(match (method, place) {
+        (MemoryMethod::Pmemsave | MemoryMethod::Live, _) => "add-fd: pass a pipe for memory".to_owned(),
+        (_, None) => "getfd: pass a pipe for memory".to_owned(),
+        (MemoryMethod::Snapshot, Some(place)) => format!("sh: open a port on the loopback of {place} that leads here"),
+        (MemoryMethod::Paused, Some(place)) => {
+            format!("sh: make a folder on {place} for a file of the size of memory, taken away once it is read")
         }
-        Some(MemoryMethod::Paused) => add("getfd: pass a pipe for memory"),
-        Some(MemoryMethod::Pmemsave | MemoryMethod::Live) => add("add-fd: pass a pipe for memory"),
-        None => {}
-    }
-    let freezes = survey.running && (!disks.is_empty() || memory.is_some_and(|m| m != MemoryMethod::Live));
-    if freezes {
-        add("stop: the instant begins");
-    }
-    if !writable.is_empty() {
-        let names: Vec<_> = writable.iter().map(|disk| disk.name.as_str()).collect();
-        add(&format!("transaction: blockdev-backup, sync none, of {}", names.join(", ")));
-    }
-    match memory {
-        Some(MemoryMethod::Snapshot) => add("migrate: into the pipe"),
-        Some(MemoryMethod::Paused) => add("dump-guest-memory: into the pipe"),
-        Some(MemoryMethod::Pmemsave | MemoryMethod::Live) => add("pmemsave: into the pipe, range by range"),
-        None => {}
-    }
-    if freezes {
-        add("cont: the guest runs on");
-    }
-    add("then all of that is taken away, last first");
+    });
     list
 }

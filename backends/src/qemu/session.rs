@@ -2,14 +2,20 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::dial::{Dial, Dialled};
+use super::machine::Machine;
 use super::undo::QemuUndo;
 use crate::wire::qmp::{Event, Qmp};
 use crate::{ActId, BackendError, Journal, Kind, Pause, WireLog};
+
+/// How long a network may take to heal, and a monitor to be let go by a connection that broke.
+const HEALS: Duration = Duration::from_secs(60);
 
 /// The monitor as tasks share it.
 pub(super) type Monitor = Arc<Mutex<Qmp>>;
@@ -25,18 +31,55 @@ pub(super) struct Added {
 /// See the module.
 pub(super) struct Session {
     pub(super) monitor: Monitor,
+    /// Where QEMU runs, if no descriptor can be passed to it.
+    pub(super) machine: Option<Machine>,
+    dial: Dial,
     wire: Arc<dyn WireLog>,
     acts: Vec<(ActId, QemuUndo)>,
     events: Vec<Event>,
+    /// What was written on another machine, in words.
+    written: Vec<String>,
 }
 
 impl Session {
-    pub(super) fn new(qmp: Qmp, wire: Arc<dyn WireLog>) -> Self {
-        Self { monitor: Arc::new(Mutex::new(qmp)), wire, acts: Vec::new(), events: Vec::new() }
+    pub(super) fn new(dialled: Dialled, dial: Dial, wire: Arc<dyn WireLog>) -> Self {
+        let Dialled { qmp, machine } = dialled;
+        Self {
+            monitor: Arc::new(Mutex::new(qmp)),
+            machine,
+            dial,
+            wire,
+            acts: Vec::new(),
+            events: Vec::new(),
+            written: Vec::new(),
+        }
+    }
+
+    /// The way to the monitor.
+    #[cfg(feature = "ssh")]
+    pub(super) fn dial(&self) -> &Dial {
+        &self.dial
     }
 
     pub(super) async fn qmp(&self) -> MutexGuard<'_, Qmp> {
         self.monitor.lock().await
+    }
+
+    /// Takes a stop or a resumption into account that a monitor without events does not tell. By this machine's clock.
+    pub(super) fn saw(&mut self, name: &str, at: Timestamp) {
+        if self.dial.is_mute() {
+            self.events.push(Event { name: name.to_owned(), at, data: Value::Null });
+        }
+    }
+
+    /// Keeps in mind, for the manifest, what was written where nothing should be.
+    pub(super) fn wrote(&mut self, what: String) {
+        self.written.push(what);
+    }
+
+    /// What was written on another machine.
+    pub(super) fn written(&self) -> &[String] {
+        &self.written
     }
 
     /// Where exchanges are written down.
@@ -85,7 +128,7 @@ impl Session {
     ) -> Result<(), BackendError> {
         let Some(at) = self.acts.iter().rposition(|(_, undo)| fits(undo)) else { return Ok(()) };
         let Some((id, undo)) = self.acts.get(at).cloned() else { return Ok(()) };
-        undo.apply(&mut *self.qmp().await).await?;
+        undo.apply(&mut *self.qmp().await, self.machine.as_ref()).await?;
         self.acts.remove(at);
         journal.done(id).map_err(|e| {
             BackendError::io(format!("write down that this is done: {}", undo.say()), "the case's journal", &e)
@@ -107,13 +150,13 @@ impl Session {
         if self.acts.is_empty() {
             return (problems, unsure);
         }
-        self.revive(&mut problems).await;
+        let mut reached = self.revive(&mut problems).await;
         while let Some((id, undo)) = self.acts.pop() {
-            let mut outcome = undo.apply(&mut *self.qmp().await).await;
-            if outcome.as_ref().is_err_and(|error| error.kind == Kind::Io) {
+            let mut outcome = self.apply(&undo, reached).await;
+            if reached && outcome.as_ref().is_err_and(|error| error.kind == Kind::Io) {
                 // The monitor may break at any command, and each inverse may be applied twice.
-                self.revive(&mut problems).await;
-                outcome = undo.apply(&mut *self.qmp().await).await;
+                reached = self.revive(&mut problems).await;
+                outcome = self.apply(&undo, reached).await;
             }
             if let Err(error) = outcome {
                 unsure |= matches!(undo, QemuUndo::RunState { running: true });
@@ -125,29 +168,44 @@ impl Session {
         (problems, unsure)
     }
 
-    /// Connects anew if the monitor broke, so that a lost socket does not leave the guest as it is.
-    async fn revive(&mut self, problems: &mut Vec<String>) {
-        let path = {
+    async fn apply(&self, undo: &QemuUndo, reached: bool) -> Result<(), BackendError> {
+        let mut qmp = self.qmp().await;
+        if !reached {
+            return Err(BackendError::new(Kind::Io, undo.say(), qmp.name(), "the monitor cannot be reached"));
+        }
+        undo.apply(&mut qmp, self.machine.as_ref()).await
+    }
+
+    /// Connects anew if the monitor broke, so that a lost socket does not leave the guest as it is. Tells whether there is a
+    /// connection.
+    async fn revive(&mut self, problems: &mut Vec<String>) -> bool {
+        {
             let mut qmp = self.qmp().await;
             match qmp.ask("query-status", Value::Null).await {
-                Err(error) if error.kind == Kind::Io => {
-                    // QEMU may not have noticed that this connection is broken.
-                    qmp.hang_up();
-                    qmp.path().to_owned()
+                // QEMU may not have noticed that this connection is broken.
+                Err(error) if error.kind == Kind::Io => qmp.hang_up(),
+                _ => return true,
+            }
+        }
+        let deadline = tokio::time::Instant::now() + if self.dial.is_far() { HEALS } else { Duration::ZERO };
+        loop {
+            match self.dial.dial().await {
+                Ok(Dialled { qmp: fresh, machine }) => {
+                    let mut qmp = self.monitor.lock().await;
+                    let events = qmp.take_events();
+                    *qmp = fresh;
+                    drop(qmp);
+                    self.events.extend(events);
+                    self.machine = machine;
+                    problems.push("the monitor broke and was connected again".to_owned());
+                    return true;
                 }
-                _ => return,
+                Err(error) if tokio::time::Instant::now() >= deadline => {
+                    problems.push(format!("the monitor broke and cannot be connected again: {error}"));
+                    return false;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
             }
-        };
-        match Qmp::connect(&path, self.wire()).await {
-            Ok(fresh) => {
-                let mut qmp = self.monitor.lock().await;
-                let events = qmp.take_events();
-                *qmp = fresh;
-                drop(qmp);
-                self.events.extend(events);
-                problems.push("the monitor broke and was connected again".to_owned());
-            }
-            Err(error) => problems.push(format!("the monitor broke and cannot be connected again: {error}")),
         }
     }
 

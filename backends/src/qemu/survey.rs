@@ -89,6 +89,12 @@ pub(super) struct Survey {
     pub(super) package: String,
     /// `pc-i440fx-10.0`, ….
     pub(super) machine: Option<String>,
+    /// Where QEMU runs, if no descriptor can be passed to it.
+    pub(super) place: Option<String>,
+    /// That is another machine: its files are not here.
+    pub(super) elsewhere: bool,
+    /// What the way there brings with it that a responder must know.
+    pub(super) of_the_way: Vec<String>,
 }
 
 impl Survey {
@@ -126,6 +132,9 @@ impl Survey {
             version: qmp.version(),
             package: qmp.package().to_owned(),
             machine,
+            place: None,
+            elsewhere: false,
+            of_the_way: Vec::new(),
             main_memory,
             map,
             encrypted,
@@ -178,6 +187,7 @@ impl Survey {
         if !jobs.is_empty() {
             warnings.push(format!("background jobs are running: {}", jobs.join(", ")));
         }
+        warnings.extend(self.of_the_way.iter().cloned());
         if !self.running {
             warnings.push(format!("the guest is not running ({}) and will be left so", self.state));
         }

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::dial::{Dial, Dialled};
 use super::disks::Disks;
 use super::flatview::MemoryMap;
 use super::held::{Paused, Physical};
 use super::methods::{self, MemoryMethod};
 use super::session::Session;
 use super::snapshot::Snapshot;
+use super::spool::Spool;
 use super::stall::StallWatch;
 use super::survey::{DiskFound, Survey};
 use super::undo::{self, CLAIM, QemuUndo, holder};
@@ -31,6 +34,10 @@ pub(super) struct QemuTarget {
     thawed: watch::Sender<bool>,
     /// A snapshot was begun.
     snapshot: bool,
+    #[cfg(feature = "ssh")]
+    watchman: Option<super::watchman::Watchman>,
+    #[cfg(feature = "ssh")]
+    domain: Option<super::libvirt::Domain>,
 }
 
 /// What `prepare` made ready.
@@ -43,20 +50,71 @@ struct Prepared {
 enum Memory {
     Snapshot(Snapshot),
     Paused(Paused),
+    Spool(Spool),
     Physical(Physical),
 }
 
 impl QemuTarget {
-    pub(super) async fn open(mut qmp: Qmp, wire: Arc<dyn WireLog>) -> Result<Self, BackendError> {
-        let survey = Survey::make(&mut qmp).await?;
+    pub(super) async fn open(mut dialled: Dialled, dial: Dial, wire: Arc<dyn WireLog>) -> Result<Self, BackendError> {
+        let mut survey = Survey::make(&mut dialled.qmp).await?;
+        survey.place = dialled.machine.as_ref().map(|machine| machine.name().to_owned());
+        #[cfg(feature = "ssh")]
+        if let Some(machine @ super::machine::Machine::There(_)) = &dialled.machine {
+            survey.elsewhere = true;
+            if let Err(error) = super::watchman::possible(machine, dial.kind()).await {
+                survey
+                    .of_the_way
+                    .push(format!("if the link breaks while the guest stands still, nobody lets it go: {}", error.why));
+            }
+        }
         Ok(Self {
-            session: Session::new(qmp, wire),
+            session: Session::new(dialled, dial, wire),
             survey,
             prepared: None,
             stall: None,
             thawed: watch::Sender::new(false),
             snapshot: false,
+            #[cfg(feature = "ssh")]
+            watchman: None,
+            #[cfg(feature = "ssh")]
+            domain: None,
         })
+    }
+
+    /// The domain that this VM is to libvirt: its name, and what libvirt knows of it, for the exhibit of the configuration.
+    #[cfg(feature = "ssh")]
+    pub(super) fn behind(mut self, domain: super::libvirt::Domain) -> Self {
+        self.survey.answers.extend(domain.told().into_iter().map(|(name, value)| (name.to_owned(), value)));
+        self.survey.of_the_way.push(
+            "libvirt marks the domain as tainted (custom-monitor) until it is next started; its definition stays as it is"
+                .to_owned(),
+        );
+        self.survey.name.clone_from(&domain.name);
+        self.domain = Some(domain);
+        self
+    }
+
+    /// libvirt was passed by: is all as it knew it? If not, in words.
+    #[cfg(feature = "ssh")]
+    async fn checked_by_libvirt(&self) -> Option<String> {
+        let (Some(before), Dial::Libvirt { daemon, domain }) = (&self.domain, self.session.dial()) else { return None };
+        match daemon.domain(domain).await {
+            Err(error) => Some(format!("could not ask libvirt whether the domain is as it was: {}", error.why)),
+            Ok(after) => {
+                let pairs = [
+                    ("its state", &before.state, &after.state),
+                    ("its job", &before.job, &after.job),
+                    ("its definition", &before.xml, &after.xml),
+                ];
+                let differs = pairs.into_iter().find(|(_, before, after)| before != after);
+                differs.map(|(what, _, after)| format!("libvirt finds {what} changed: {}", after.escape_debug()))
+            }
+        }
+    }
+
+    /// A thread of QEMU's, to know its process by.
+    fn tid(&self) -> Option<i32> {
+        self.survey.cpu_threads.first().copied()
     }
 
     fn disk(&self, name: &str) -> Option<&DiskFound> {
@@ -109,13 +167,46 @@ impl QemuTarget {
         how: &How,
         journal: &mut dyn Journal,
     ) -> Result<Memory, BackendError> {
+        let (tid, bytes) = (self.tid(), self.survey.memory().unwrap_or(0));
         let session = &mut self.session;
-        Ok(match method {
-            MemoryMethod::Snapshot => Memory::Snapshot(Snapshot::prepare(session, how, journal).await?),
-            MemoryMethod::Paused => Memory::Paused(Paused::prepare(session, &how.run, journal).await?),
-            MemoryMethod::Pmemsave => Memory::Physical(Physical::prepare(session, false, journal).await?),
-            MemoryMethod::Live => Memory::Physical(Physical::prepare(session, true, journal).await?),
+        Ok(match (method, session.machine.clone()) {
+            (MemoryMethod::Snapshot, _) => Memory::Snapshot(Snapshot::prepare(session, how, tid, journal).await?),
+            (MemoryMethod::Paused, Some(machine)) => {
+                Memory::Spool(Spool::prepare(session, machine, how, (bytes, tid), journal).await?)
+            }
+            (MemoryMethod::Paused, None) => Memory::Paused(Paused::prepare(session, &how.run, journal).await?),
+            (MemoryMethod::Pmemsave, _) => Memory::Physical(Physical::prepare(session, false, journal).await?),
+            (MemoryMethod::Live, _) => Memory::Physical(Physical::prepare(session, true, journal).await?),
         })
+    }
+
+    /// Has somebody on the other machine see to it that a link that breaks does not harm the guest.
+    #[cfg(feature = "ssh")]
+    async fn post_watchman(&mut self, items: &[Item], how: &How) -> Result<(), BackendError> {
+        use super::machine::Machine;
+        use super::watchman::{self, Watchman, Way};
+        let Some(Machine::There(there)) = &self.session.machine else { return Ok(()) };
+        let way = match self.session.dial() {
+            Dial::Socket { .. } => return Ok(()),
+            Dial::Ssh { path, .. } => Way::Socket(path.clone()),
+            Dial::Libvirt { daemon, domain } => Way::Libvirt(daemon.over_there(), domain.clone()),
+        };
+        // Without a way to speak to QEMU over there the responder was warned.
+        if watchman::possible(&Machine::There(there.clone()), way.kind()).await.is_err() {
+            return Ok(());
+        }
+        let disks = items.iter().filter(|item| item.kind == ItemKind::Disk).count();
+        let mut lines = Vec::new();
+        if items.iter().any(|item| item.kind == ItemKind::Memory) {
+            lines.push(json!({ "execute": "migrate_cancel" }).to_string());
+        }
+        if self.survey.running {
+            lines.push(json!({ "execute": "cont" }).to_string());
+        }
+        let jobs = (0..disks).map(|number| super::disks::Names::new(&how.run, number).job);
+        lines.extend(jobs.map(|id| json!({ "execute": "job-cancel", "arguments": { "id": id } }).to_string()));
+        self.watchman = Some(Watchman::post(&there.control, &way, &lines).await?);
+        Ok(())
     }
 
     /// Registers and memory map of the instant. The guest may have moved its video memory since the survey.
@@ -138,12 +229,15 @@ impl QemuTarget {
         let (map, facts) = self.instant().await?;
         self.snapshot = method == MemoryMethod::Snapshot;
         if self.snapshot {
-            let pid = self.session.qmp().await.peer_pid();
+            // A thread leads to its process as well, where the monitor's other end is not QEMU.
+            let pid = if self.survey.place.is_some() { self.tid() } else { self.session.qmp().await.peer_pid() };
+            let pid = pid.filter(|_| !self.survey.elsewhere);
             self.stall = pid.and_then(|pid| StallWatch::start(pid, &self.survey.cpu_threads));
         }
         let pieces = match memory {
             Memory::Snapshot(snapshot) => snapshot.begin(&mut self.session, Arc::clone(&map)).await?,
             Memory::Paused(paused) => paused.begin(&mut self.session, Arc::clone(&map)).await?,
+            Memory::Spool(spool) => spool.begin(&self.session, Arc::clone(&map), self.thawed.subscribe()).await?,
             Memory::Physical(physical) => physical.begin(&self.session, &map)?,
         };
         Ok((map, facts, pieces))
@@ -179,6 +273,8 @@ impl Target for QemuTarget {
         // Everything that can be refused beforehand is refused before the VM is touched.
         plan::make(&self.survey, items, how)?;
         self.claim(how, journal).await?;
+        #[cfg(feature = "ssh")]
+        self.post_watchman(items, how).await?;
         let mut wanted = Vec::new();
         for item in items.iter().filter(|item| item.kind == ItemKind::Disk) {
             let disk = self.disk(&item.name).cloned();
@@ -188,7 +284,8 @@ impl Target for QemuTarget {
         }
         let mut disks = None;
         if !wanted.is_empty() {
-            disks = Some(Disks::prepare(&mut self.session, wanted, &how.run, &how.scratch, journal).await?);
+            let tid = self.tid();
+            disks = Some(Disks::prepare(&mut self.session, wanted, how, tid, journal).await?);
         }
         let mut memory = None;
         if items.iter().any(|item| item.kind == ItemKind::Memory) {
@@ -219,7 +316,8 @@ impl Target for QemuTarget {
                 ItemKind::Memory => {
                     let taken = memory.take();
                     let (method, map, facts, pieces) = taken.ok_or_else(|| twice(&item))?;
-                    memory_capture(item, method, &map, facts, pieces, self.survey.running)
+                    let held = method.holds_guest() && self.survey.place.is_none();
+                    memory_capture(item, (method, held), &map, facts, pieces, self.survey.running)
                 }
                 ItemKind::Disk => {
                     let at = disks.iter().position(|(disk, _)| disk.name == item.name).ok_or_else(|| twice(&item))?;
@@ -237,6 +335,12 @@ impl Target for QemuTarget {
         self.prepared = None;
         let stall = self.stall.take().and_then(StallWatch::end);
         let (mut problems, guest_unsure) = self.session.undo_all(journal).await;
+        #[cfg(feature = "ssh")]
+        if let Some(watchman) = self.watchman.take() {
+            watchman.dismiss().await;
+        }
+        #[cfg(feature = "ssh")]
+        problems.extend(self.checked_by_libvirt().await);
         if self.snapshot {
             problems.extend(snapshot_failure(&mut *self.session.qmp().await).await);
         }
@@ -246,7 +350,10 @@ impl Target for QemuTarget {
             Err(error) => format!("unknown: {}", error.why),
         };
         let pauses = self.session.pauses().await;
-        let left = kept_descriptors(&mut *self.session.qmp().await).await;
+        let mut left = kept_descriptors(&mut *self.session.qmp().await).await;
+        left.extend(
+            self.session.written().iter().map(|what| format!("nothing any more, but this was written: {what}")),
+        );
         Ok(Finished { pauses, stall, left, state, problems, guest_unsure, ..Finished::default() })
     }
 
@@ -254,7 +361,7 @@ impl Target for QemuTarget {
         let mut told = Vec::new();
         for undo in undo {
             let undo = QemuUndo::from_journal(undo)?;
-            undo.apply(&mut *self.session.qmp().await).await?;
+            undo.apply(&mut *self.session.qmp().await, self.session.machine.as_ref()).await?;
             told.push(undo.say());
         }
         Ok(told)
@@ -271,7 +378,9 @@ impl Freeze for QemuTarget {
         let running = self.survey.running;
         self.session.about_to(journal, "stop the guest", QemuUndo::RunState { running })?;
         if running {
+            let sent = Timestamp::now();
             self.session.qmp().await.run(&qapi::qmp::stop {}).await?;
+            self.session.saw("STOP", sent);
         }
         Ok(())
     }
@@ -280,6 +389,7 @@ impl Freeze for QemuTarget {
         if self.survey.running {
             // No question first: QEMU may be slow to answer while it protects memory, and `cont` is right in any case.
             undo::cont(&mut *self.session.qmp().await).await?;
+            self.session.saw("RESUME", Timestamp::now());
         }
         self.thawed.send_replace(true);
         self.session.undo(journal, |undo| matches!(undo, QemuUndo::RunState { .. })).await
@@ -316,7 +426,7 @@ fn twice(item: &Item) -> BackendError {
 
 fn memory_capture(
     item: Item,
-    method: MemoryMethod,
+    (method, holds_guest): (MemoryMethod, bool),
     map: &MemoryMap,
     facts: Value,
     pieces: PieceStream,
@@ -327,7 +437,7 @@ fn memory_capture(
         len: map.len,
         regions: map.regions(),
         consistency: if running { method.consistency() } else { Consistency::Instantaneous },
-        holds_guest: method.holds_guest(),
+        holds_guest,
         item,
         facts,
         pieces,

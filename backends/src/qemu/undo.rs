@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::machine::Machine;
 use crate::wire::qmp::Qmp;
 use crate::{BackendError, Undo};
 
@@ -48,6 +49,8 @@ pub(super) enum QemuUndo {
     Export { id: String },
     /// Stop the NBD server.
     NbdServer,
+    /// Take away a folder on the machine that QEMU runs on.
+    Folder { path: String },
 }
 
 impl QemuUndo {
@@ -70,6 +73,8 @@ impl QemuUndo {
             Self::Job { id } | Self::Export { id } => id,
             Self::Capability { name, .. } if CAPABILITIES.contains(&name.as_str()) => return Ok(read),
             Self::Capability { name, .. } => return Err(refuse(format!("capability {name}"))),
+            Self::Folder { path } if is_our_folder(path) => return Ok(read),
+            Self::Folder { path } => return Err(refuse(format!("folder {path}"))),
             _ => return Ok(read),
         };
         if name.starts_with(PREFIX) { Ok(read) } else { Err(refuse(format!("`{name}`"))) }
@@ -91,11 +96,12 @@ impl QemuUndo {
             Self::Node { name } => format!("remove block node {name}"),
             Self::Export { id } => format!("remove export {id}"),
             Self::NbdServer => "stop the NBD server".to_owned(),
+            Self::Folder { path } => format!("take away the folder {path}"),
         }
     }
 
-    /// Takes it back. What is already gone is fine.
-    pub(super) async fn apply(&self, qmp: &mut Qmp) -> Result<(), BackendError> {
+    /// Takes it back. What is already gone is fine. `machine`: where QEMU runs, if it is reached by names.
+    pub(super) async fn apply(&self, qmp: &mut Qmp, machine: Option<&Machine>) -> Result<(), BackendError> {
         match self {
             Self::RunState { running } => put_run_state(qmp, *running).await,
             Self::Release { holder } => release(qmp, holder).await,
@@ -114,8 +120,19 @@ impl QemuUndo {
             Self::Node { name } => remove_node(qmp, name).await,
             Self::Export { id } => remove_export(qmp, id).await,
             Self::NbdServer => stop_nbd(qmp).await,
+            Self::Folder { path } => match machine {
+                Some(machine) => machine.remove_folder(path).await,
+                None => Err(BackendError::caller(self.say(), qmp.name(), "it is on another machine")),
+            },
         }
     }
+}
+
+/// An absolute path without detours, to a folder with a name that impound gives.
+fn is_our_folder(path: &str) -> bool {
+    let steps: Vec<_> = path.split('/').collect();
+    let ours = steps.last().is_some_and(|name| name.starts_with(PREFIX));
+    path.starts_with('/') && ours && !steps.contains(&"..") && !path.contains('\0')
 }
 
 /// Runs a removal; an error whose words hold `gone` means that there is nothing to remove.
@@ -139,10 +156,9 @@ async fn until(
             return Ok(());
         }
         if tokio::time::Instant::now() > deadline {
-            let on = qmp.path().display().to_string();
             return Err(BackendError::unsupported(
                 format!("wait for {query}"),
-                on,
+                qmp.name(),
                 format!("it did not end within {} s", time.as_secs()),
             ));
         }
@@ -240,8 +256,8 @@ async fn remove_export(qmp: &mut Qmp, id: &str) -> Result<(), BackendError> {
 async fn stop_nbd(qmp: &mut Qmp) -> Result<(), BackendError> {
     let exports = qmp.ask("query-block-exports", Value::Null).await?;
     if exports.as_array().is_some_and(|list| !list.is_empty()) {
-        let on = qmp.path().display().to_string();
-        return Err(BackendError::unsupported("stop the NBD server", on, "it serves exports that are not impound's"));
+        let why = "it serves exports that are not impound's";
+        return Err(BackendError::unsupported("stop the NBD server", qmp.name(), why));
     }
     gone_is_fine(qmp, "nbd-server-stop", Value::Null, "not running").await
 }
@@ -257,6 +273,7 @@ mod tests {
             QemuUndo::Job { id: "impound-x-job0".to_owned() },
             QemuUndo::Capability { name: "background-snapshot".to_owned(), on: false },
             QemuUndo::FdSet { id: 3 },
+            QemuUndo::Folder { path: "/var/tmp/impound-x".to_owned() },
         ] {
             assert_eq!(QemuUndo::from_journal(&undo.for_journal()).unwrap(), undo);
         }
@@ -269,6 +286,9 @@ mod tests {
             json!({ "undo": "node", "name": "drive0" }),
             json!({ "undo": "export", "id": "backup" }),
             json!({ "undo": "capability", "name": "postcopy-ram", "on": true }),
+            json!({ "undo": "folder", "path": "/etc" }),
+            json!({ "undo": "folder", "path": "/var/tmp/../../etc/impound-x" }),
+            json!({ "undo": "folder", "path": "impound-x" }),
             json!({ "undo": "quit" }),
             json!("quit"),
         ] {

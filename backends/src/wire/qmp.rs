@@ -1,4 +1,4 @@
-//! QMP, the QEMU Machine Protocol, over a local unix socket, with passing of file descriptors.
+//! QMP, the QEMU Machine Protocol, over a unix socket, with passing of file descriptors where QEMU itself is at its other end.
 //!
 //! `qapi`'s generated types give the commands their shape; the transport is ours for three reasons. `qapi` has no way to
 //! attach descriptors (`SCM_RIGHTS`) to a command, which `getfd` and `add-fd` need. Its reply types are closed enums of the
@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub struct Qmp {
     received: Vec<u8>,
     events: VecDeque<Event>,
     wire: Arc<dyn WireLog>,
-    path: PathBuf,
+    name: String,
     last_id: u64,
     version: (u32, u32, u32),
     package: String,
@@ -118,16 +118,21 @@ enum Line {
 }
 
 impl Qmp {
-    /// Connects, reads the greeting and leaves negotiation mode.
+    /// Connects to a socket of this machine.
     pub async fn connect(path: &Path, wire: Arc<dyn WireLog>) -> Result<Self, BackendError> {
         let on = path.display().to_string();
         let stream = UnixStream::connect(path).await.map_err(|e| explain_connect(&on, &e))?;
+        Self::over(stream, on, wire).await
+    }
+
+    /// Reads the greeting of a monitor that is connected already, and leaves negotiation mode. `on` names it in messages.
+    pub async fn over(stream: UnixStream, on: String, wire: Arc<dyn WireLog>) -> Result<Self, BackendError> {
         let mut qmp = Self {
             stream,
             received: Vec::new(),
             events: VecDeque::new(),
             wire,
-            path: path.to_owned(),
+            name: on.clone(),
             last_id: 0,
             version: (0, 0, 0),
             package: String::new(),
@@ -160,9 +165,9 @@ impl Qmp {
         &self.package
     }
 
-    /// The socket's path.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// What it is called in messages: the socket's path.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Process id of QEMU, if the kernel tells (it does for sockets that QEMU itself listens on).
@@ -253,7 +258,7 @@ impl Qmp {
     }
 
     fn on(&self) -> String {
-        self.path.display().to_string()
+        self.name.clone()
     }
 
     async fn exchange(

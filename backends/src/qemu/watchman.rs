@@ -1,0 +1,249 @@
+//! Somebody on the hypervisor's machine who makes the guest safe when the link to us breaks.
+//!
+//! Between `stop` and `cont` the guest waits for words that come over the network, and while a snapshot or a backup is under
+//! way its writes may wait for data to leave, or fill a disk. So a small script runs over there, in the session that
+//! carries the monitor. It hears a sign of life every two seconds. Without one, or at the end of its input, it ends that
+//! session (its parent, or a login shell's), which frees the monitor, and says to QEMU what it was given when it began. Nothing is stored there: the script is an
+//! argument of `sh`. It speaks to the monitor by python3, perl or nc, whichever is there, and to libvirt by virsh.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::machine::Machine;
+use crate::wire::ssh::{Command, Running, Ssh};
+use crate::{BackendError, Kind};
+
+/// Seconds of silence after which the link is taken for broken.
+pub(super) const SILENCE: u64 = 10;
+/// Between two signs of life.
+const LIFE: Duration = Duration::from_secs(2);
+/// How long it may take to go.
+const GOES: Duration = Duration::from_secs(10);
+/// How long its first word may take.
+const READY: Duration = Duration::from_secs(30);
+
+/// How it speaks to QEMU.
+pub(super) enum Way {
+    /// By a monitor socket, once the session that holds it is gone.
+    Socket(String),
+    /// By libvirt: the daemon's address over there, and the domain.
+    Libvirt(String, String),
+}
+
+impl Way {
+    /// Which of them.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Socket(_) => "socket",
+            Self::Libvirt(..) => "libvirt",
+        }
+    }
+}
+
+/// One on watch.
+pub(super) struct Watchman {
+    dismiss: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Watchman {
+    /// Posts one in the session of `ssh`, with what it is to say to QEMU.
+    pub(super) async fn post(ssh: &Ssh, way: &Way, lines: &[String]) -> Result<Self, BackendError> {
+        let (uri, on) = match way {
+            Way::Socket(path) => ("", path),
+            Way::Libvirt(uri, domain) => (uri.as_str(), domain),
+        };
+        let command = Command::script(SCRIPT).args([uri, on]).arg(SILENCE.to_string()).args(lines).with_stdin();
+        let mut running = ssh.stream(&command).await?;
+        let mut word = [0; 6];
+        let heard = tokio::time::timeout(READY, running.read_exact(&mut word)).await;
+        if !matches!(heard, Ok(Ok(_))) || &word != b"ready\n" {
+            let why = match running.end().await {
+                Ok(ending) => ending.told(),
+                Err(error) => error.why,
+            };
+            return Err(BackendError::new(Kind::Unsupported, "have the guest watched", ssh.name(), why));
+        }
+        let (dismiss, dismissed) = oneshot::channel();
+        Ok(Self { dismiss, task: tokio::spawn(live(running, dismissed)) })
+    }
+
+    /// Sends it away: nothing is left that needs watching.
+    pub(super) async fn dismiss(self) {
+        let _ = self.dismiss.send(());
+        // Over a link that broke nothing comes any more.
+        let _ = tokio::time::timeout(GOES, self.task).await;
+    }
+}
+
+/// By what it could speak to QEMU on that machine.
+pub(super) async fn possible(machine: &Machine, kind: &str) -> Result<String, BackendError> {
+    let text = machine.run("have the guest watched", POSSIBLE, &[kind]).await?;
+    Ok(text.trim().to_owned())
+}
+
+async fn live(mut running: Running, mut dismissed: oneshot::Receiver<()>) {
+    loop {
+        tokio::select! {
+            _ = &mut dismissed => break,
+            () = tokio::time::sleep(LIFE) => {}
+        }
+        if running.write_all(b".").await.is_err() {
+            return;
+        }
+    }
+    if running.write_all(b"q").await.is_ok() {
+        let _ = running.read(&mut [0; 1]).await;
+        let _ = running.end().await;
+    }
+}
+
+const POSSIBLE: &str = r#"
+ways='python3 perl nc'
+[ "$1" = libvirt ] && ways=virsh
+for way in $ways; do command -v "$way" >/dev/null && command -v timeout >/dev/null && echo "$way" && exit 0; done
+echo "timeout and one of these are needed there: $ways" >&2
+exit 3
+"#;
+
+/// `$1`: libvirt's address, or nothing; `$2`: domain or socket; `$3`: seconds; the rest: what to say.
+pub(super) const SCRIPT: &str = r#"
+uri=$1 socket=$2 silence=$3
+shift 3
+if [ -n "$uri" ]; then way=virsh
+else
+    set -- '{"execute":"qmp_capabilities"}' "$@"
+    for way in python3 perl nc; do command -v "$way" >/dev/null && break; done
+fi
+for tool in "$way" timeout; do command -v "$tool" >/dev/null || { echo "$tool is not there" >&2; exit 3; }; done
+echo ready
+while c=$(timeout "$silence" dd bs=1 count=1 2>/dev/null) && [ -n "$c" ]; do
+    [ "$c" = q ] && exit 0
+done
+exec >/dev/null 2>&1
+trap '' HUP PIPE TERM
+p=$$
+for _ in parent grandparent; do
+    while read -r key value _; do [ "$key" = PPid: ] && break; done <"/proc/$p/status"
+    p=$value
+    read -r name <"/proc/$p/comm" || break
+    case $name in sshd*|dropbear*) kill "$p"; break ;; esac
+done
+case $way in
+virsh) for line; do timeout 60 virsh -c "$uri" qemu-monitor-command "$socket" "$line"; done ;;
+python3) exec python3 -c '
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.settimeout(60)
+s.connect(sys.argv[1])
+f = s.makefile("rwb", 0)
+f.readline()
+for line in sys.argv[2:]:
+    f.write(line.encode() + b"\n")
+    answer = f.readline()
+    while answer and not (answer.startswith(b"{\"return\"") or answer.startswith(b"{\"error\"")):
+        answer = f.readline()
+' "$socket" "$@" ;;
+perl) exec perl -MIO::Socket::UNIX -e '
+alarm 60;
+my $s = IO::Socket::UNIX->new(Peer => shift) or exit 1;
+<$s>;
+for my $line (@ARGV) {
+    print $s "$line\n";
+    while (<$s>) { last if /^\{"(return|error)"/ }
+}
+' "$socket" "$@" ;;
+nc) { printf '%s\n' "$@"; sleep 5; } | timeout 60 nc -U "$socket" ;;
+esac
+"#;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::path::Path;
+    use std::process::{Child, Command as Process, Stdio};
+
+    use super::SCRIPT;
+
+    /// The script with only these tools to be found.
+    fn start(folder: &Path, tools: &[&str], silence: &str) -> Option<Child> {
+        let bin = folder.join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        for tool in [tools, &["sh", "timeout", "dd", "sleep", "cat"]].concat() {
+            let found = Process::new("sh").args(["-c", "command -v \"$1\"", "sh", tool]).output().unwrap();
+            let path = String::from_utf8(found.stdout).unwrap();
+            if path.trim().is_empty() {
+                return None;
+            }
+            symlink(path.trim(), bin.join(tool)).unwrap();
+        }
+        let socket = folder.join("monitor").display().to_string();
+        let mut command = Process::new("/bin/sh");
+        command.args(["-c", SCRIPT, "impound", "", &socket, silence, r#"{"execute":"cont"}"#]);
+        command.env("PATH", bin).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Some(command.spawn().unwrap())
+    }
+
+    /// A monitor that is spoken to once. Answers what was said.
+    fn monitor(folder: &Path) -> std::thread::JoinHandle<Vec<String>> {
+        let listener = UnixListener::bind(folder.join("monitor")).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"{\"QMP\": {}}\n").unwrap();
+            let mut said = Vec::new();
+            for line in BufReader::new(stream.try_clone().unwrap()).lines() {
+                said.push(line.unwrap());
+                let answer = b"{\"event\": \"RESUME\"}\n{\"return\": {}}\n";
+                if said.len() == 2 || stream.write_all(answer).is_err() {
+                    break;
+                }
+            }
+            said
+        })
+    }
+
+    #[test]
+    fn every_tool_that_it_may_find_says_the_same_to_qemu() {
+        let mut tried = 0;
+        for tool in ["python3", "perl", "nc"] {
+            let temp = tempfile::tempdir().unwrap();
+            let Some(mut child) = start(temp.path(), &[tool], "60") else { continue };
+            let monitor = monitor(temp.path());
+            let mut ready = String::new();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+            assert_eq!(ready, "ready\n", "{tool}");
+            child.stdin.as_mut().unwrap().write_all(b"..").unwrap();
+            // The link ends.
+            drop(child.stdin.take());
+            assert_eq!(
+                monitor.join().unwrap(),
+                [r#"{"execute":"qmp_capabilities"}"#, r#"{"execute":"cont"}"#],
+                "{tool}"
+            );
+            child.wait().unwrap();
+            tried += 1;
+        }
+        assert!(tried >= 1, "none of the tools is here");
+    }
+
+    #[test]
+    fn silence_is_a_broken_link_and_a_goodbye_is_not() {
+        let temp = tempfile::tempdir().unwrap();
+        let Some(mut child) = start(temp.path(), &["perl"], "1") else { panic!("perl is part of every Debian") };
+        // Nothing is said, and the input stays open.
+        assert_eq!(monitor(temp.path()).join().unwrap().len(), 2);
+        child.wait().unwrap();
+        let temp = tempfile::tempdir().unwrap();
+        let Some(mut child) = start(temp.path(), &["perl"], "60") else { panic!("perl is part of every Debian") };
+        let listener = UnixListener::bind(temp.path().join("monitor")).unwrap();
+        child.stdin.as_mut().unwrap().write_all(b".q").unwrap();
+        assert!(child.wait().unwrap().success());
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "it spoke to QEMU although all was well");
+    }
+}

@@ -1,0 +1,152 @@
+//! QEMU behind a real libvirtd, here and over SSH: captures are of one instant, and libvirt finds the domain as it knew it.
+
+#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use common::counter::{Memory, Record};
+use common::guest::wait_until;
+use common::libvirtd::{Libvirtd, helper};
+use common::run::{Exhibit, Ran, impound};
+use common::sshd::Sshd;
+use serde_json::{Value, json};
+
+struct There {
+    libvirtd: Libvirtd,
+    sshd: Sshd,
+    helper: std::path::PathBuf,
+}
+
+impl There {
+    fn start() -> Result<Self> {
+        Ok(Self { helper: helper()?, libvirtd: Libvirtd::start()?, sshd: Sshd::start("") })
+    }
+
+    fn far(&self) -> String {
+        format!("libvirt+qemu+ssh://there/system?socket={}", self.libvirtd.socket().display())
+    }
+
+    fn impound(&self, words: &[&str]) -> Command {
+        let mut command = impound();
+        command.env("IMPOUND_LIBVIRT", &self.helper).env("IMPOUND_SSH_CONFIG", self.sshd.config());
+        command.args(["--format", "json"]).args(words);
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Result<Ran> {
+        Ok(Ran::of(&self.impound(words).output()?))
+    }
+
+    /// What a capture may not leave changed in the domain's QEMU.
+    fn qemu(&self, name: &str) -> Result<Vec<Value>> {
+        let ask = |question| self.libvirtd.ask(name, question);
+        let nodes = ask("query-named-block-nodes")?;
+        let nodes = nodes.as_array().into_iter().flatten().map(|node| node["node-name"].clone()).collect();
+        let (jobs, exports, sets) = (ask("query-jobs")?, ask("query-block-exports")?, ask("query-fdsets")?);
+        Ok(vec![nodes, jobs, exports, sets, ask("query-migrate-capabilities")?, ask("query-migrate-parameters")?])
+    }
+}
+
+fn is_coherent(case: &Path) -> Result<()> {
+    let memory = Memory::read(&Exhibit::find(case, "memory")?.image())?;
+    memory.one_instant()?;
+    let disk = |item| Record::read(&Exhibit::find(case, item)?.image());
+    memory.coherent(&disk("virtio-disk0")?, &disk("virtio-disk1")?)
+}
+
+#[test]
+fn a_domain_is_taken_at_one_instant_and_libvirt_finds_it_as_it_was() -> Result<()> {
+    let there = There::start()?;
+    there.libvirtd.boot("web01", "counter")?;
+    let scratch = there.libvirtd.folder().join("scratch");
+    fs::create_dir(&scratch)?;
+    let scratch = scratch.display().to_string();
+    let (before, qemu) = (there.libvirtd.seen("web01")?, there.qemu("web01")?);
+    for (round, uri) in [there.libvirtd.uri(), there.far()].iter().enumerate() {
+        let rows = there.run(&["targets", uri])?.expect(0)?.rows()?;
+        assert_eq!((rows.len(), &rows[0]["name"], &rows[0]["state"]), (1, &json!("web01"), &json!("running")));
+        for method in ["snapshot", "paused"] {
+            let case = there.libvirtd.folder().join(format!("case-{round}-{method}"));
+            let (target, case_text) = (format!("{uri}#web01"), case.display().to_string());
+            let more = ["--scratch", &scratch, "--memory-method", method];
+            let words = [&["acquire", &target, "--case", &case_text], &more[..]].concat();
+            there.run(&words)?.expect(0).with_context(|| format!("{uri} {method}"))?;
+            is_coherent(&case).with_context(|| format!("{uri} {method}"))?;
+            assert_eq!(there.libvirtd.seen("web01")?, before, "{uri} {method}");
+            assert_eq!(there.qemu("web01")?, qemu, "{uri} {method}");
+            assert_eq!(fs::read_dir(&scratch)?.count(), 0, "{uri} {method}");
+            let record = Exhibit::find(&case, "memory")?.record;
+            assert_eq!(record["pauses"].as_array().map(Vec::len), Some(1), "{}", record["pauses"]);
+            // The domain's XML is part of the evidence.
+            let config: Value = serde_json::from_slice(&fs::read(Exhibit::find(&case, "config")?.image())?)?;
+            let xml = config["libvirt-domain-xml"].as_str().context("no XML")?;
+            assert!(xml.contains("<name>web01</name>") && xml.contains("vda.qcow2"), "{xml}");
+            fs::remove_dir_all(&case)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_domain_that_is_paused_or_off_or_not_there_is_told_apart() -> Result<()> {
+    let there = There::start()?;
+    there.libvirtd.boot("web01", "linux-small")?;
+    there.libvirtd.virsh(&["suspend", "web01"])?;
+    let (before, qemu) = (there.libvirtd.seen("web01")?, there.qemu("web01")?);
+    let case = there.libvirtd.folder().join("case").display().to_string();
+    let scratch = there.libvirtd.folder().display().to_string();
+    let target = format!("{}#web01", there.libvirtd.uri());
+    there.run(&["acquire", &target, "--case", &case, "--memory", "--scratch", &scratch])?.expect(0)?;
+    assert_eq!(there.libvirtd.seen("web01")?, before);
+    assert_eq!(there.qemu("web01")?, qemu);
+    let record = Exhibit::find(Path::new(&case), "memory")?.record;
+    assert_eq!((&record["consistency"], &record["pauses"]), (&json!("instantaneous"), &json!([])));
+    there.run(&["show", &format!("{}#web02", there.libvirtd.uri())])?.expect(1)?.says("web02")?;
+    there.libvirtd.virsh(&["destroy", "web01"])?;
+    there.run(&["show", &target])?.expect(1)?.says("shutoff")?;
+    // libvirt's own test driver needs no daemon; its domain is no QEMU.
+    let rows = there.run(&["targets", "libvirt+test:///default"])?.expect(0)?.rows()?;
+    assert_eq!((&rows[0]["name"], &rows[0]["state"]), (&json!("test"), &json!("running")));
+    there.run(&["show", "libvirt+test:///default#test"])?.expect(1)?.says("TEST driver")?;
+    // Without the helper it is said what is missing.
+    let mut without = there.impound(&["targets", "libvirt+test:///default"]);
+    Ran::of(&without.env("IMPOUND_LIBVIRT", "/nowhere/at.all").output()?).expect(1)?.says("impound-libvirt")?;
+    Ok(())
+}
+
+#[test]
+fn a_run_that_is_killed_is_recovered_by_libvirt_too() -> Result<()> {
+    let there = There::start()?;
+    there.libvirtd.boot("web01", "linux-small")?;
+    let scratch = there.libvirtd.folder().join("scratch");
+    fs::create_dir(&scratch)?;
+    let (before, qemu) = (there.libvirtd.seen("web01")?, there.qemu("web01")?);
+    let case = there.libvirtd.folder().join("case");
+    let target = format!("{}#web01", there.far());
+    let mut child = there
+        .impound(&["acquire", &target, "--rate", "2M", "--scratch", &scratch.display().to_string(), "--case"])
+        .arg(&case)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let said = |words: &str| {
+        let files = fs::read_dir(case.join("journal")).ok()?.flatten();
+        let wire = files.map(|entry| entry.path()).find(|path| path.to_string_lossy().ends_with(".wire.jsonl"))?;
+        Some(fs::read_to_string(wire).ok()?.contains(words))
+    };
+    let thawed = || said(r#"\"execute\":\"cont\""#) == Some(true);
+    wait_until(thawed, Duration::from_secs(180), "the guest to be let go")?;
+    child.kill()?;
+    child.wait()?;
+    there.run(&["case", "recover", &case.display().to_string()])?.expect(0)?;
+    assert_eq!(there.libvirtd.seen("web01")?, before);
+    assert_eq!(there.qemu("web01")?, qemu);
+    assert_eq!(fs::read_dir(&scratch)?.count(), 0);
+    Ok(())
+}
