@@ -177,7 +177,7 @@ fn bare(line: &str) -> &str {
 
 impl Value {
     /// The field at the end of this path of names: `config.name`.
-    pub fn at(&self, path: &str) -> Option<&Self> {
+    pub(super) fn at(&self, path: &str) -> Option<&Self> {
         path.split('.').try_fold(self, |value, name| match value {
             Self::Object(_, fields) => fields.iter().find(|(known, _)| known == name).map(|(_, value)| value),
             _ => None,
@@ -185,7 +185,7 @@ impl Value {
     }
 
     /// A text, in quotes or not; what is absent has none.
-    pub fn text(&self, path: &str) -> Option<&str> {
+    pub(super) fn text(&self, path: &str) -> Option<&str> {
         match self.at(path)? {
             Self::Text(text) | Self::Word(text) => Some(text),
             _ => None,
@@ -193,12 +193,12 @@ impl Value {
     }
 
     /// A number.
-    pub fn number(&self, path: &str) -> Option<u64> {
+    pub(super) fn number(&self, path: &str) -> Option<u64> {
         self.text(path)?.parse().ok()
     }
 
     /// The values of a list.
-    pub fn list(&self, path: &str) -> &[Self] {
+    pub(super) fn list(&self, path: &str) -> &[Self] {
         match self.at(path) {
             Some(Self::List(_, items)) => items,
             _ => &[],
@@ -206,7 +206,7 @@ impl Value {
     }
 
     /// The type of an object or list.
-    pub fn kind(&self) -> &str {
+    pub(super) fn kind(&self) -> &str {
         match self {
             Self::List(kind, _) | Self::Object(kind, _) => kind,
             _ => "",
@@ -214,7 +214,7 @@ impl Value {
     }
 
     /// All objects of this type, wherever they are, outermost first.
-    pub fn all<'a>(&'a self, kind: &str, into: &mut Vec<&'a Self>) {
+    pub(super) fn all<'a>(&'a self, kind: &str, into: &mut Vec<&'a Self>) {
         match self {
             Self::Object(found, fields) => {
                 if found == kind {
@@ -229,7 +229,7 @@ impl Value {
     }
 
     /// What is wrong, if this is a fault: its type and its words.
-    pub fn fault(&self) -> Option<String> {
+    pub(super) fn fault(&self) -> Option<String> {
         let kind = self.kind();
         if !(kind.starts_with("vim.fault.") || kind.starts_with("vmodl.fault.")) {
             return None;

@@ -5,13 +5,14 @@
 //! (after public captures of 5.0 to 8.0), how long tasks take, which files are locked, and what a snapshot does to files. What
 //! the host was told is in a journal, each command as it came.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "this is test code")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "this is test code")]
 
 pub mod said;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -92,7 +93,7 @@ impl Esx {
         for applet in ["sh", "stat", "sha256sum"] {
             symlink(&busybox, bin.join(applet)).unwrap();
         }
-        let host = format!("#!{} -SE\n{}", found("python3").display(), include_str!("host.py"));
+        let host = format!("#!{} -SE\n{}", python(), include_str!("host.py"));
         for tool in ["vim-cmd", "esxcli", "dd"] {
             executable(&bin.join(tool), &host);
         }
@@ -224,6 +225,12 @@ fn found(tool: &str) -> PathBuf {
     let paths = std::env::var_os("PATH").unwrap();
     let mut all = std::env::split_paths(&paths).map(|path| path.join(tool));
     all.find(|path| path.is_file()).unwrap_or_else(|| panic!("{tool} is needed: scripts/install test"))
+}
+
+/// The interpreter itself: what is in PATH may be a script that needs a PATH of its own.
+fn python() -> String {
+    let told = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+    String::from_utf8(told.expect("python3 is needed").stdout).unwrap().trim().to_owned()
 }
 
 fn executable(path: &Path, text: &str) {
