@@ -1,4 +1,4 @@
-//! A double of an ESXi host: a real OpenSSH on loopback, a real BusyBox as its shell, and `vim-cmd`, `esxcli` and a `dd` of
+//! A double of an ESXi host: a real OpenSSH on loopback, a POSIX shell with tools of a real BusyBox, and `vim-cmd`, `esxcli` and a `dd` of
 //! ours (`host.py`) that keep VMs in a folder of datastores.
 //!
 //! Real are login and host keys, quoting, streams and how they break, digests, chains of disks, saved memory. Ours are the texts
@@ -90,18 +90,22 @@ impl Esx {
         let bin = home.join("bin");
         fs::create_dir_all(&bin).unwrap();
         let busybox = found("busybox");
-        for applet in ["sh", "stat", "sha256sum"] {
+        for applet in ["stat", "sha256sum"] {
             symlink(&busybox, bin.join(applet)).unwrap();
         }
+        // Not BusyBox's: that takes its own `dd` and `sha256sum`, whatever PATH says.
+        let shell = found("sh");
+        symlink(&shell, bin.join("sh")).unwrap();
         let host = format!("#!{} -SE\n{}", python(), include_str!("host.py"));
         for tool in ["vim-cmd", "esxcli", "dd"] {
             executable(&bin.join(tool), &host);
         }
         let text = format!(
             "#!/bin/sh\nprintf '%s\\0' \"$SSH_ORIGINAL_COMMAND\" >>{0}/journal\n\
-             exec env -i ESX={0} BUSYBOX={1} HOME=/ PATH={0}/bin {1} sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
+             exec env -i ESX={0} BUSYBOX={1} HOME=/ PATH={0}/bin {2} -c \"$SSH_ORIGINAL_COMMAND\"\n",
             home.display(),
-            busybox.display()
+            busybox.display(),
+            shell.display()
         );
         executable(enter, &text);
     }
