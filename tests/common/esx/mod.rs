@@ -1,17 +1,18 @@
-//! A double of an ESXi host: a real OpenSSH on loopback, a real BusyBox as its shell, and `vim-cmd`, `esxcli` and a `dd` of
+//! A double of an ESXi host: a real OpenSSH on loopback, a POSIX shell with tools of a real BusyBox, and `vim-cmd`, `esxcli` and a `dd` of
 //! ours (`host.py`) that keep VMs in a folder of datastores.
 //!
 //! Real are login and host keys, quoting, streams and how they break, digests, chains of disks, saved memory. Ours are the texts
 //! (after public captures of 5.0 to 8.0), how long tasks take, which files are locked, and what a snapshot does to files. What
 //! the host was told is in a journal, each command as it came.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "this is test code")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "this is test code")]
 
 pub mod said;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -89,18 +90,22 @@ impl Esx {
         let bin = home.join("bin");
         fs::create_dir_all(&bin).unwrap();
         let busybox = found("busybox");
-        for applet in ["sh", "stat", "sha256sum"] {
+        for applet in ["stat", "sha256sum"] {
             symlink(&busybox, bin.join(applet)).unwrap();
         }
-        let host = format!("#!{} -SE\n{}", found("python3").display(), include_str!("host.py"));
+        // Not BusyBox's: that takes its own `dd` and `sha256sum`, whatever PATH says.
+        let shell = found("sh");
+        symlink(&shell, bin.join("sh")).unwrap();
+        let host = format!("#!{} -SE\n{}", python(), include_str!("host.py"));
         for tool in ["vim-cmd", "esxcli", "dd"] {
             executable(&bin.join(tool), &host);
         }
         let text = format!(
             "#!/bin/sh\nprintf '%s\\0' \"$SSH_ORIGINAL_COMMAND\" >>{0}/journal\n\
-             exec env -i ESX={0} BUSYBOX={1} HOME=/ PATH={0}/bin {1} sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
+             exec env -i ESX={0} BUSYBOX={1} HOME=/ PATH={0}/bin {2} -c \"$SSH_ORIGINAL_COMMAND\"\n",
             home.display(),
-            busybox.display()
+            busybox.display(),
+            shell.display()
         );
         executable(enter, &text);
     }
@@ -224,6 +229,12 @@ fn found(tool: &str) -> PathBuf {
     let paths = std::env::var_os("PATH").unwrap();
     let mut all = std::env::split_paths(&paths).map(|path| path.join(tool));
     all.find(|path| path.is_file()).unwrap_or_else(|| panic!("{tool} is needed: scripts/install test"))
+}
+
+/// The interpreter itself: what is in PATH may be a script that needs a PATH of its own.
+fn python() -> String {
+    let told = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+    String::from_utf8(told.expect("python3 is needed").stdout).unwrap().trim().to_owned()
 }
 
 fn executable(path: &Path, text: &str) {
