@@ -145,7 +145,7 @@ fn every_page_is_in_its_place(memory: &Exhibit) -> Result<()> {
     let (mut marker, mut page) = (0, vec![0; 4096]);
     for entry in 0..entries {
         let wanted = &core[pages + entry * 4096..][..4096];
-        image.bytes.read_at(number(table + entry * 16, 8) as u64 * 4096, &mut page)?;
+        image.bytes().read_at(number(table + entry * 16, 8) as u64 * 4096, &mut page)?;
         ensure!(page == wanted, "page {entry} is not where the table says");
         marker += usize::from(page.windows(24).any(|part| part == b"marker-tmpfs-6e41d8\n\0\0\0\0"));
     }
