@@ -222,6 +222,12 @@ async fn plan_and_capture(
     let plan = opened.target.plan(&opened.items, how).await?;
     request.check_space(&plan)?;
     plan.warnings.iter().for_each(|warning| progress.note(warning));
+    let own = drafts.iter().find_map(|opening| opening.form).filter(|_| request.store.format != Format::Raw);
+    if let Some(own) = own {
+        progress.note(&format!(
+            "memory is kept as the hypervisor writes it ({own}); `impound export` makes other forms of it"
+        ));
+    }
     let (started, captured) = capture(opened, how, journal, request, drafts, progress, stop).await?;
     Ok((plan, started, captured))
 }
@@ -236,10 +242,6 @@ async fn capture(
     progress: &Arc<dyn Progress>,
     stop: &Stop,
 ) -> Result<(Timestamp, Vec<Captured>), AcquireError> {
-    let own = drafts.iter().find_map(|opening| opening.form).filter(|_| request.store.format != Format::Raw);
-    if let Some(own) = own {
-        progress.note(&format!("memory is kept as the hypervisor writes it ({own}); `impound export` makes other forms of it"));
-    }
     let target = opened.target.as_mut();
     target.prepare(&opened.items, how, journal).await?;
     stop.check()?;

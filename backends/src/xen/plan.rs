@@ -200,13 +200,16 @@ fn check(survey: &Survey, items: &[Item], ways: &[Way], how: &How) -> Result<(),
         let has = way.consistency(survey.runs());
         if has > how.require && item.kind != ItemKind::Config {
             let why = format!("it would be {}, and {} is required", has.name(), how.require.name());
-            return Err(BackendError::unsupported("take an item", &item.name, why).advise("leave it out, or require less"));
+            return Err(
+                BackendError::unsupported("take an item", &item.name, why).advise("leave it out, or require less")
+            );
         }
     }
     let pause = u128::from(millis(held_bytes(survey, ways)));
     match how.max_pause {
         Some(max) if survey.runs() && pause > max.as_millis() => {
-            let why = format!("it is expected to stop the guest for {pause} ms, and {} ms are allowed", max.as_millis());
+            let why =
+                format!("it is expected to stop the guest for {pause} ms, and {} ms are allowed", max.as_millis());
             Err(BackendError::unsupported("keep the pause short", &survey.domain.name, why)
                 .advise("take memory with --memory-method live, or only disks that are logical volumes"))
         }

@@ -150,5 +150,9 @@ pub(super) const NEEDED: &[(&str, &str, &str)] = &[
     ("grep", "for the watchdog", "apt-get install grep"),
     ("dd", "for the watchdog", "apt-get install coreutils"),
     ("blockdev", "to measure disks", "apt-get install util-linux"),
-    ("lvcreate", "for snapshots of disks; without it they are read while the guest stands still", "apt-get install lvm2"),
+    (
+        "lvcreate",
+        "for snapshots of disks; without it they are read while the guest stands still",
+        "apt-get install lvm2",
+    ),
 ];

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::reach::{Reach, Running};
 use crate::capture::split_zeros;
-use crate::wire::ssh::Command;
+use crate::wire::ssh::{Command, Ending};
 use crate::{BackendError, Kind, Piece, PieceStream};
 
 /// Bytes read and sent at once.
@@ -31,12 +31,10 @@ pub(super) struct What {
 impl What {
     fn failed(&self, why: String) -> BackendError {
         let error = BackendError::new(Kind::Io, self.attempted, &self.on, why);
-        match error.why.contains("p2m_size") {
-            true => error.advise(
-                "its kernel has not told Xen of its memory: PV-GRUB never does, others do once they have booted; its disks can be taken",
-            ),
-            false => error,
+        if !error.why.contains("p2m_size") {
+            return error;
         }
+        error.advise("its kernel has not told Xen of its memory: PV-GRUB never does, others do once they have booted; its disks can be taken")
     }
 }
 
@@ -51,7 +49,7 @@ pub(super) async fn core(reach: &Reach, command: &Command, what: What) -> Result
             Ok((len, pieces))
         }
         Err(why) => {
-            let ending = running.end().await.map_or_else(|error| error.why, |ending| ending.told());
+            let ending = running.end().await.map_or_else(|error| error.why, |ending| all_told(&ending));
             let why = if head.is_empty() { format!("it wrote nothing: {ending}") } else { format!("{why}: {ending}") };
             let _ = to.try_send(Err(what.failed(why)));
             Ok((0, pieces))
@@ -84,6 +82,14 @@ pub(super) fn disk(
         }
     });
     pieces
+}
+
+/// The last lines of what it said, and its status: xl tells the cause first.
+fn all_told(ending: &Ending) -> String {
+    let words = String::from_utf8_lossy(&ending.words);
+    let lines: Vec<_> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let before = lines.iter().rev().skip(1).take(3).rev().map(|line| line.escape_debug().to_string() + "; ");
+    before.collect::<String>() + &ending.told()
 }
 
 type Sender = mpsc::Sender<Result<Piece, BackendError>>;
@@ -173,7 +179,8 @@ fn table_end(head: &[u8]) -> Result<usize, String> {
 /// How long a core is, by its head up to the end of its section headers: its last section ends it.
 pub(super) fn core_len(head: &[u8]) -> Result<u64, String> {
     let end = table_end(head)?;
-    let headers = head.get(end - usize::try_from(field(head, 60, 2)).unwrap_or(0) * 64..end).ok_or("it is cut short")?;
+    let headers =
+        head.get(end - usize::try_from(field(head, 60, 2)).unwrap_or(0) * 64..end).ok_or("it is cut short")?;
     let mut len = end as u64;
     for header in headers.chunks_exact(64) {
         let (kind, at, size) = (field(header, 4, 4), field(header, 24, 8), field(header, 32, 8));
@@ -211,6 +218,16 @@ mod tests {
         let good = head(&[(0, 0, 0), (1, 4096, 8192), (3, 12288, 100), (8, 1 << 40, 1 << 40)]);
         assert_eq!(core_len(&good), Ok(12388));
         assert_eq!(core_len(&head(&[(0, 0, 0)])), Ok(128));
+    }
+
+    #[test]
+    fn what_xl_says_first_is_told_too() {
+        let words =
+            b"xc: error: Cannot map p2m: p2m_size < nr_pages -1 (0 < 1fff)\n\nlibxl: error\x1b[31m: failed\n".to_vec();
+        let told = all_told(&Ending { status: Some(1), signal: None, words });
+        assert!(told.contains("p2m_size") && told.ends_with("failed (status 1)") && !told.contains('\x1b'), "{told}");
+        let what = What { attempted: "dump the memory", on: "memory".into() };
+        assert!(what.failed(told).to_string().contains("PV-GRUB"));
     }
 
     #[test]

@@ -147,13 +147,16 @@ impl Dom0 {
 
 fn choose(all: Vec<Domain>, vm: Option<&str>, host: &str) -> Result<Domain, BackendError> {
     let names: Vec<_> = all.iter().map(|domain| format!("`{}`", domain.name.escape_debug())).collect();
-    let known = if names.is_empty() { "there is none but dom0".to_owned() } else { format!("there are: {}", names.join(", ")) };
+    let known =
+        if names.is_empty() { "there is none but dom0".to_owned() } else { format!("there are: {}", names.join(", ")) };
     let mut found: Vec<_> =
         all.into_iter().filter(|domain| vm.is_none_or(|vm| domain.name == vm || domain.uuid == vm)).collect();
     let refuse = |why: String| BackendError::caller("open the domain", host, why).advise(known.clone());
     match (found.pop(), found.pop(), vm) {
         (Some(domain), None, _) => Ok(domain),
-        (Some(_), Some(_), Some(vm)) => Err(refuse(format!("several are called `{}`: name one by its UUID", vm.escape_debug()))),
+        (Some(_), Some(_), Some(vm)) => {
+            Err(refuse(format!("several are called `{}`: name one by its UUID", vm.escape_debug())))
+        }
         (Some(_), Some(_), None) => Err(refuse("there are several: name one behind #".to_owned())),
         (None, _, Some(vm)) => Err(refuse(format!("no domain is called `{}`", vm.escape_debug()))),
         (None, _, None) => Err(refuse("it runs no domain".to_owned())),
@@ -207,7 +210,7 @@ impl Survey {
         match self.domain.kind.as_str() {
             "pv" => {}
             "pvh" => warnings.push(
-                "it is a PVH domain: xl tries every frame of its address space, which took a quarter of an hour for 96 MiB in a test"
+                "it is a PVH domain: dumping such was not tested, and xl tries every frame of its address space, which takes long"
                     .to_owned(),
             ),
             "hvm" => warnings.push("it is an HVM domain: dumping such was not tested".to_owned()),
@@ -220,7 +223,8 @@ impl Survey {
             warnings.push(format!("it is {}: what it has in memory is what it ended with", self.state.words()));
         }
         if !self.domain.passed.is_empty() {
-            warnings.push(format!("hardware is passed through to it ({}), which may write while it is paused", self.domain.passed.join(", ")));
+            let passed = self.domain.passed.join(", ");
+            warnings.push(format!("hardware is passed through to it ({passed}), which may write while it is paused"));
         }
         for (disk, place) in self.domain.disks.iter().zip(&self.places) {
             if let Place::Unusable(why) = place

@@ -15,7 +15,8 @@ use super::undo::{self, Acts, XenUndo, claim, unpause};
 use super::watchdog::Watchdog;
 use crate::wire::ssh::Command;
 use crate::{
-    BackendError, Capture, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Kind, Pause, Piece, Plan, Region, Target, Undo,
+    BackendError, Capture, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Kind, Pause, Piece, Plan, Region,
+    Target, Undo,
 };
 
 /// What CLAIM answers when somebody has the domain.
@@ -75,8 +76,9 @@ impl XenTarget {
         let attempted = "take the domain for this run";
         if said.ending.status == Some(TAKEN) {
             let why = format!("it is held by {}", said.text().trim_end().escape_debug());
-            return Err(BackendError::caller(attempted, &self.survey.domain.name, why)
-                .advise("wait for that run; if it was killed, `impound case recover` on its case gives the domain free"));
+            return Err(BackendError::caller(attempted, &self.survey.domain.name, why).advise(
+                "wait for that run; if it was killed, `impound case recover` on its case gives the domain free",
+            ));
         }
         Err(BackendError::new(Kind::Unsupported, attempted, reach.name(), said.ending.told()))
     }
@@ -124,7 +126,10 @@ impl XenTarget {
 
     async fn capture(&self, item: Item, way: &Way, run: &str) -> Result<Capture, BackendError> {
         let reach = &self.survey.dom0.reach;
-        let what = |attempted| What { attempted, on: format!("{} of `{}`", item.name, self.survey.domain.name.escape_debug()) };
+        let what = |attempted| What {
+            attempted,
+            on: format!("{} of `{}`", item.name, self.survey.domain.name.escape_debug()),
+        };
         let read = |path: String| Command::script(READ).arg(run).arg(path);
         let (len, pieces, facts) = match way {
             Way::Core { .. } => {

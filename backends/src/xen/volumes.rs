@@ -113,7 +113,12 @@ fn volume(words: &[&str], len: u64) -> Result<Volume, &'static str> {
 /// What LVM allows for names (lvm(8), "VALID NAMES").
 pub(super) fn is_name(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || "+_.-".contains(c);
-    !text.is_empty() && text.len() < 128 && !text.starts_with('-') && text != "." && text != ".." && text.chars().all(fits)
+    !text.is_empty()
+        && text.len() < 128
+        && !text.starts_with('-')
+        && text != "."
+        && text != ".."
+        && text.chars().all(fits)
 }
 
 /// How long the snapshots of these volumes are to be, in bytes: as long as the volume, so that it cannot overflow, or else an even share
@@ -128,7 +133,8 @@ fn snapshot_size(volume: &Volume, all: &[&Volume]) -> Result<u64, BackendError> 
         let with_table = volume.len.saturating_add(volume.len / 128).saturating_add(volume.extent);
         with_table.div_ceil(volume.extent).saturating_mul(volume.extent)
     };
-    let wanted = all.iter().filter(|other| other.group == volume.group).map(|other| u128::from(whole(other))).sum::<u128>();
+    let wanted =
+        all.iter().filter(|other| other.group == volume.group).map(|other| u128::from(whole(other))).sum::<u128>();
     let size = if wanted <= u128::from(volume.free) {
         whole(volume)
     } else {
@@ -184,7 +190,15 @@ mod tests {
 
     #[test]
     fn damaged_lines_and_names_are_refused() {
-        for bad in ["", "block", "block|x||", "file|1", "file|1|x", "file|18446744073709551616|1", "file|1|99999999999999999999"] {
+        for bad in [
+            "",
+            "block",
+            "block|x||",
+            "file|1",
+            "file|1|x",
+            "file|18446744073709551616|1",
+            "file|1|99999999999999999999",
+        ] {
             assert_eq!(line_of(bad), None, "{bad}");
         }
         for bad in ["vg 0", "-vg", "..", "", "vg/0", "$(x)", "a;b"] {

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::reach::{Reach, Running};
 use super::scripts::WATCH;
-use super::survey::{Tool, Subject};
+use super::survey::{Subject, Tool};
 use crate::wire::ssh::Command;
 use crate::{BackendError, Kind};
 
