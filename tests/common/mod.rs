@@ -9,7 +9,9 @@
 
 pub mod control;
 pub mod counter;
+pub mod elf;
 pub mod guest;
 pub mod killer;
 pub mod memory;
+pub mod pages;
 pub mod run;
