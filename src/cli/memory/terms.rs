@@ -53,7 +53,7 @@ pub(super) fn read(args: &Args, analyzers: &[&'static Analyzer]) -> Result<Terms
             return Err(UsageError(text).into());
         }
     }
-    for analyzer in analyzers.iter().filter(|analyzer| !fits(analyzer, args)) {
+    if let Some(analyzer) = analyzers.iter().find(|analyzer| !fits(analyzer, args)) {
         let flags: Vec<_> = analyzer.needs.iter().map(|what| what.flag()).collect();
         return Err(UsageError(format!("{} needs {}", analyzer.name, flags.join(" or "))).into());
     }
