@@ -5,8 +5,9 @@ use crate::memory::linux::{Ask, Kernel};
 use crate::report::{Column, Rows};
 
 use crate::memory::linux::{
-    bash, boottime, capabilities, check_syscall, elfs, envars, findings, hidden_modules, hooks, ip, kmsg, kthreads,
-    lsmod, lsof, malfind, maps, mountinfo, pidhashtable, psaux, pslist, psscan, pstree, sockets, suspects, tables,
+    bash, boottime, capabilities, check_syscall, elfs, envars, fbdev, findings, hidden_modules, hooks, ip, kmsg,
+    kthreads, lsmod, lsof, malfind, maps, module_extract, mountinfo, pagecache, pidhashtable, psaux, pscallstack,
+    pslist, psscan, pstree, sockets, sockscan, strings, suspects, tables, tracing, vmaregexscan, yarascan,
 };
 
 /// One question.
@@ -19,6 +20,56 @@ pub struct Analyzer {
     pub columns: &'static [Column],
     /// How it is answered; the variant says of what.
     pub run: Run,
+    /// What it looks at besides `--pid` and `--threads`.
+    pub takes: &'static [Takes],
+    /// What it cannot do without: `all` leaves it out where that is not given. One of several is enough.
+    pub needs: &'static [Takes],
+}
+
+/// An argument that only some questions look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// A file of the guest.
+    Path,
+    /// The address of an inode.
+    Inode,
+    /// The name of a module.
+    Name,
+    /// A pattern.
+    Regex,
+    /// Places and texts.
+    Strings,
+    /// Rules of YARA.
+    Rules,
+    /// A folder for files.
+    Output,
+}
+
+impl Takes {
+    /// As on the command line.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::Path => "--path",
+            Self::Inode => "--inode",
+            Self::Name => "--name",
+            Self::Regex => "--regex",
+            Self::Strings => "--strings",
+            Self::Rules => "--rules",
+            Self::Output => "--output",
+        }
+    }
+}
+
+impl Analyzer {
+    const fn taking(mut self, takes: &'static [Takes]) -> Self {
+        self.takes = takes;
+        self
+    }
+
+    const fn needing(mut self, needs: &'static [Takes]) -> Self {
+        self.needs = needs;
+        self
+    }
 }
 
 /// What an analyzer needs, and how it is called.
@@ -34,7 +85,7 @@ const fn linux(
     columns: &'static [Column],
     run: fn(&Kernel, &Ask, &mut dyn Rows) -> Outcome<()>,
 ) -> Analyzer {
-    Analyzer { name, about, columns, run: Run::Linux(run) }
+    Analyzer { name, about, columns, run: Run::Linux(run), takes: &[], needs: &[] }
 }
 
 /// All of them, in the order in which `all` asks.
@@ -44,8 +95,8 @@ pub static ALL: &[Analyzer] = &[
     linux("linux.psaux", "what each process was started with", psaux::COLUMNS, psaux::run),
     linux("linux.envars", "the environment each process was started with", envars::COLUMNS, envars::run),
     linux("linux.lsmod", "modules of the kernel's list", lsmod::COLUMNS, lsmod::run),
-    linux("linux.lsof", "open files of each process", lsof::COLUMNS, lsof::run),
-    linux("linux.proc.maps", "what each process has mapped", maps::COLUMNS, maps::run),
+    linux("linux.lsof", "open files of each process", lsof::COLUMNS, lsof::run).taking(&[Takes::Output]),
+    linux("linux.proc.maps", "what each process has mapped", maps::COLUMNS, maps::run).taking(&[Takes::Output]),
     linux("linux.sockstat", "sockets of each process", sockets::COLUMNS, sockets::run),
     linux("linux.mountinfo", "mounts of each namespace", mountinfo::COLUMNS, mountinfo::run),
     linux("linux.kmsg", "the kernel's log", kmsg::COLUMNS, kmsg::run),
@@ -74,7 +125,7 @@ pub static ALL: &[Analyzer] = &[
         hidden_modules::run,
     ),
     linux("linux.malfind", "executable memory of programs without a file", malfind::COLUMNS, malfind::run),
-    linux("linux.elfs", "ELF files mapped into each process", elfs::COLUMNS, elfs::run),
+    linux("linux.elfs", "ELF files mapped into each process", elfs::COLUMNS, elfs::run).taking(&[Takes::Output]),
     linux("linux.library_list", "shared objects mapped into each process", elfs::LIBRARIES, elfs::libraries),
     linux("linux.ip.addr", "addresses of network cards", ip::ADDRESSES, ip::addresses),
     linux("linux.ip.link", "network cards", ip::LINKS, ip::links),
@@ -93,6 +144,48 @@ pub static ALL: &[Analyzer] = &[
         suspects::process_spoofing,
     ),
     linux("linux.ptrace", "who traces whom", suspects::PTRACE, suspects::ptrace),
+    linux("linux.pagecache.Files", "files that the kernel knows of", pagecache::FILES, pagecache::list)
+        .taking(&[Takes::Path, Takes::Inode]),
+    linux("linux.pagecache.InodePages", "what of one file is in memory", pagecache::PAGES, pagecache::pages)
+        .taking(&[Takes::Path, Takes::Inode, Takes::Output])
+        .needing(&[Takes::Path, Takes::Inode]),
+    linux("linux.pagecache.RecoverFs", "everything that is in memory of files", pagecache::FILES, pagecache::recover)
+        .taking(&[Takes::Output])
+        .needing(&[Takes::Output]),
+    linux("linux.sockscan", "sockets anywhere in memory, open or not", sockscan::COLUMNS, sockscan::run),
+    linux("linux.modxview", "each module, and where it is known", hidden_modules::VIEW, hidden_modules::view),
+    linux("linux.check_afinfo", "what is called to list sockets", hooks::AFINFO, hooks::check_afinfo),
+    linux("linux.ebpf", "programs of BPF that are loaded", tracing::EBPF, tracing::ebpf),
+    linux("linux.tracing.ftrace", "who is called when functions of the kernel begin", tracing::FTRACE, tracing::ftrace),
+    linux(
+        "linux.tracing.tracepoints",
+        "who is called at the kernel's own marks",
+        tracing::TRACEPOINTS,
+        tracing::tracepoints,
+    ),
+    linux(
+        "linux.tracing.perf_events",
+        "performance events, and the programs they run",
+        tracing::PERF,
+        tracing::perf_events,
+    ),
+    linux("linux.pscallstack", "where each thread waits in the kernel", pscallstack::COLUMNS, pscallstack::run),
+    linux("linux.graphics.fbdev", "screens that the kernel draws on", fbdev::COLUMNS, fbdev::run)
+        .taking(&[Takes::Output]),
+    linux("linux.module_extract", "modules as files again", module_extract::COLUMNS, module_extract::run)
+        .taking(&[Takes::Name, Takes::Output]),
+    linux("linux.vmaregexscan", "where a pattern stands in programs", vmaregexscan::COLUMNS, vmaregexscan::run)
+        .taking(&[Takes::Regex])
+        .needing(&[Takes::Regex]),
+    linux("linux.vmayarascan", "where rules match in programs", yarascan::RANGES, yarascan::ranges)
+        .taking(&[Takes::Rules])
+        .needing(&[Takes::Rules]),
+    linux("yarascan", "where rules match in all of memory", yarascan::IMAGE, yarascan::image)
+        .taking(&[Takes::Rules])
+        .needing(&[Takes::Rules]),
+    linux("linux.strings", "whose memory a place of the image is", strings::COLUMNS, strings::run)
+        .taking(&[Takes::Strings, Takes::Regex])
+        .needing(&[Takes::Strings, Takes::Regex]),
     linux("linux.findings", "what a responder looks at first", findings::COLUMNS, findings::run),
 ];
 

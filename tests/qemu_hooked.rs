@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use common::guest::{Guest, Spec};
 use common::memory::{Memory, has, pid_of, texts};
@@ -22,6 +24,8 @@ fn what_an_intruder_left_is_found() -> Result<()> {
     let exhibit = Exhibit::find(&case, "memory")?;
     let memory = Memory(&exhibit.dir);
     the_module_is_found(&memory)?;
+    who_is_called_is_found(&memory)?;
+    the_module_is_written_out(&memory, guest.folder())?;
     odd_programs_are_found(&memory)?;
     a_tree_of_several_levels_is_walked(&guest, &memory)?;
     findings_tell_all_of_it(&memory)
@@ -39,6 +43,57 @@ fn the_module_is_found(memory: &Memory<'_>) -> Result<()> {
     let packets = memory.rows("linux.netfilter")?;
     let mine: Vec<_> = packets.iter().filter(|row| row["hooked"] == true).collect();
     ensure!(mine.len() == 1 && mine[0]["hook"] == "LOCAL_IN" && mine[0]["proto"] == "IPV4", "{mine:?}");
+    Ok(())
+}
+
+fn who_is_called_is_found(memory: &Memory<'_>) -> Result<()> {
+    let view = memory.rows("linux.modxview")?;
+    let hidden = view.iter().find(|row| row["name"] == "impound_planted").context("not in modxview")?;
+    let places = ["in_procfs", "in_sysfs", "in_scan", "in_mod_tree"].map(|place| hidden[place] == true);
+    ensure!(places == [false, false, true, true], "{hidden}");
+    let mine = [("module", "impound_planted".into())];
+    let functions = memory.rows("linux.tracing.ftrace")?;
+    let trace = [("hooked_symbols", "do_rmdir".into()), ("callback", "planted_trace".into())];
+    ensure!(has(&functions, &[&mine[..], &trace[..]].concat()), "{functions:?}");
+    let marks = memory.rows("linux.tracing.tracepoints")?;
+    let probe = [("tracepoint", "sched_process_exec".into()), ("probe", "planted_probe".into())];
+    ensure!(has(&marks, &[&mine[..], &probe[..]].concat()), "{marks:?}");
+    let lists = memory.rows("linux.check_afinfo")?;
+    let hooked: Vec<_> = lists.iter().filter(|row| row["hooked"] == true).collect();
+    ensure!(
+        hooked.len() == 1 && hooked[0]["symbol_name"] == "tcp6_seq_ops" && hooked[0]["member"] == "show",
+        "{hooked:?}"
+    );
+
+    let programs = memory.rows("linux.ebpf")?;
+    for (name, kind) in
+        [("planted_filter", "BPF_PROG_TYPE_SOCKET_FILTER"), ("planted_event", "BPF_PROG_TYPE_PERF_EVENT")]
+    {
+        ensure!(has(&programs, &[("name", name.into()), ("type", kind.into())]), "{programs:?}");
+    }
+    let events = memory.rows("linux.tracing.perf_events")?;
+    let event = events.iter().find(|row| row["short_program_name"] == "planted_event").context("no event")?;
+    ensure!(event["process"] == "plant-event" && event["event"] == "software", "{event}");
+    ensure!(event["full_name"].as_str().is_some_and(|name| name.ends_with("_planted_event")), "{event}");
+    ensure!(programs.iter().any(|program| program["address"] == event["address"]), "{event} {programs:?}");
+    let sockets = memory.rows("linux.sockscan")?;
+    let filtered =
+        [("family", "AF_PACKET".into()), ("filter", "eBPF BPF_PROG_TYPE_SOCKET_FILTER planted_filter".into())];
+    ensure!(has(&sockets, &filtered), "{sockets:?}");
+    Ok(())
+}
+
+/// It hides, and is a file again all the same: with the code that was built.
+fn the_module_is_written_out(memory: &Memory<'_>, folder: &Path) -> Result<()> {
+    let output = folder.join("modules");
+    let asked = ["linux.module_extract", "--name", "impound_planted", "--output", &output.display().to_string()];
+    let rows = memory.ask(&asked)?.expect(0)?.rows()?;
+    ensure!(rows.len() == 1, "{rows:?}");
+    let file = std::fs::read(output.join(rows[0]["file_output"].as_str().context("not written")?))?;
+    // mov eax, NF_ACCEPT: what the planted hook answers.
+    let code = common::elf::code_of(&file, "planted_packet")?;
+    ensure!(code.windows(5).any(|bytes| bytes == [0xb8, 1, 0, 0, 0]), "{code:x?}");
+    ensure!(common::elf::code_of(&file, "planted_mkdir")?.len() > 4);
     Ok(())
 }
 

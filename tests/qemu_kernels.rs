@@ -18,6 +18,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, ensure};
 use common::guest::{Guest, Spec, absent};
 use common::memory::{Changed, Memory, answers, find, has, texts};
+use common::pages;
 use common::run::{Exhibit, run};
 use impound::analyzer;
 use impound::image::{self, Extent, Frames, Machine, ReadAt, ReadError};
@@ -79,6 +80,7 @@ fn whole(sort: &Sort) -> Result<()> {
     modules_symbols_and_mounts_are_those_of_proc(&guest, &memory)?;
     sockets_are_those_of_proc(&guest, &memory)?;
     what_was_planted_is_found(&memory)?;
+    pages::all_is_found_and_written(&memory, guest.folder())?;
     without_a_crash_note_all_is_the_same(&image)?;
     if sort.fixture == "linux-5.10" {
         a_symbol_file_stands_in(&memory, guest.folder())?;

@@ -143,8 +143,8 @@ impl Tree {
         writeln!(self.manifest, "{line}").map_err(|error| told("manifest.jsonl", &error))
     }
 
-    /// Nothing follows.
-    pub fn end(&mut self) -> io::Result<()> {
+    /// Lets no line of the manifest wait.
+    pub fn flush(&mut self) -> io::Result<()> {
         self.manifest.flush().map_err(|error| told("manifest.jsonl", &error))
     }
 }

@@ -29,6 +29,7 @@ pub use bytes::{Extent, InMemory, Kind, Part, ReadAt, read_vec};
 pub use error::{ReadError, reason};
 pub(crate) use file::FileBytes;
 pub use formats::ALL;
+pub use impound_backends::Why;
 pub use layer::{Carried, Content, Cpu, Frames, Layer, Machine, Opened, Opening};
 pub use place::{Found, Place};
 pub use spans::{Span, Spans};

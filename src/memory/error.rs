@@ -59,6 +59,12 @@ pub enum MemoryError {
         /// What is wrong with it.
         why: String,
     },
+    /// The question cannot be answered without this.
+    #[error("it needs {0}")]
+    Needs(&'static str),
+    /// Rules that are none.
+    #[error("the rules cannot be used: {0}")]
+    Rules(String),
     /// No kernel that can be analysed.
     #[error("{0}")]
     NoKernel(String),

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
-use impound::analyzer::{self, Run};
+use impound::analyzer::{self, Run, Takes};
 use impound::image::{Extent, ReadAt, ReadError};
 use impound::memory::Physical;
-use impound::memory::linux::{Ask, Kernel};
+use impound::memory::linux::{Ask, Kernel, Output, Terms};
 use impound::report::{Cell, Rows};
 use serde_json::Value;
 
@@ -36,6 +36,17 @@ pub fn has(rows: &[Value], what: &[(&str, Value)]) -> bool {
 
 pub fn texts<'r>(rows: &'r [Value], key: &str) -> Vec<&'r str> {
     rows.iter().filter_map(|row| row[key].as_str()).collect()
+}
+
+/// A file that a question wrote below `output`, by the end of the path that it had in the guest.
+pub fn written(output: &Path, question: &str, path: &str) -> Result<(Value, Vec<u8>)> {
+    let manifest = std::fs::read_to_string(output.join("manifest.jsonl"))?;
+    let lines = manifest.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
+    let fits =
+        |line: &&Value| line["question"] == question && line["path"].as_str().is_some_and(|told| told.ends_with(path));
+    let line = lines.iter().find(fits).with_context(|| format!("{question} wrote no {path}: {manifest}"))?;
+    let file = line["file"].as_str().context("no file")?;
+    Ok((line.clone(), std::fs::read(output.join(file))?))
 }
 
 pub fn pid_of(rows: &[Value], comm: &str) -> Result<i64> {
@@ -95,10 +106,24 @@ impl Rows for Kept {
     }
 }
 
+/// What one question answers, asked with whatever it cannot do without.
 pub fn answers(kernel: &Kernel, name: &str) -> Result<Vec<String>> {
     let analyzer = analyzer::by_name(name).context("no such analyzer")?;
+    if analyzer.needs == [Takes::Rules] && !cfg!(feature = "yara") {
+        return Ok(Vec::new());
+    }
+    let folder = tempfile::tempdir()?;
+    let output =
+        (analyzer.needs == [Takes::Output]).then(|| Output::create(&folder.path().join("files"))).transpose()?;
+    let terms = Terms {
+        path: analyzer.takes.contains(&Takes::Path).then(|| "/dev/shm/only-in-memory.txt".to_owned()),
+        regex: Some(regex::bytes::Regex::new("marker-[a-z]+-[0-9a-f]{6}")?),
+        rules: Some(Arc::new("rule planted { strings: $a = \"marker-arg-91c5e7\" condition: $a }".to_owned())),
+        output,
+        ..Terms::default()
+    };
     let (Run::Linux(run), mut rows) = (analyzer.run, Kept::default());
-    run(kernel, &Ask::default(), &mut rows)?;
+    run(kernel, &Ask::default().with(terms), &mut rows)?;
     Ok(rows.0)
 }
 

@@ -10,11 +10,13 @@
 pub mod control;
 pub mod counter;
 pub mod deltas;
+pub mod elf;
 pub mod esx;
 pub mod guest;
 pub mod killer;
 pub mod libvirtd;
 pub mod memory;
+pub mod pages;
 pub mod run;
 #[allow(clippy::expect_used, reason = "what cannot be set up should fail the test")]
 pub mod sshd;

@@ -122,7 +122,7 @@ impl Tree {
 
     /// Nothing follows. Tells what became of the files.
     pub(super) fn end(&mut self) -> Result<String> {
-        self.made.end()?;
+        self.made.flush()?;
         let Counts { complete, partial, unwritten, too_long } = self.counts;
         let mut all = vec![format!("{complete} complete")];
         let more =

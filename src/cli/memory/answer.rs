@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::{Args, kernel};
+use super::{Args, kernel, terms};
 use crate::analyzer::{Analyzer, Run};
 use crate::cli::Exit;
 use crate::cli::context::Context;
@@ -30,7 +30,12 @@ pub(super) fn ask(analyzers: &[&'static Analyzer], args: &Args, context: &Contex
         );
     }
     let (_, kernel) = kernel(args)?;
-    let answers: Vec<Answer> = analyzers.par_iter().map(|a| answer(a, &kernel, args, format, together)).collect();
+    let terms = terms::read(args, analyzers)?;
+    let one = |analyzer: &&'static Analyzer| {
+        let ask = Ask::new(args.pids.clone(), args.threads).with(terms.clone());
+        answer(analyzer, &kernel, &ask, format, together)
+    };
+    let answers: Vec<Answer> = analyzers.par_iter().map(one).collect();
     let (mut out, mut exit, mut first) = (io::BufWriter::new(io::stdout().lock()), Exit::Complete, true);
     let array = together && format == Format::Json;
     for (analyzer, answer) in analyzers.iter().zip(answers) {
@@ -79,8 +84,7 @@ fn join(out: &mut impl Write, lines: &[u8], first: &mut bool) -> io::Result<()> 
     Ok(())
 }
 
-fn answer(analyzer: &'static Analyzer, kernel: &Kernel, args: &Args, format: Format, together: bool) -> Answer {
-    let ask = Ask::new(args.pids.clone(), args.threads);
+fn answer(analyzer: &'static Analyzer, kernel: &Kernel, ask: &Ask, format: Format, together: bool) -> Answer {
     let mut rows = Vec::new();
     let named = together && format != Format::Text;
     let (columns, format) =
@@ -88,7 +92,7 @@ fn answer(analyzer: &'static Analyzer, kernel: &Kernel, args: &Args, format: For
     let mut table = format.rows(columns, Box::new(&mut rows));
     let mut named_rows = Named { name: named.then_some(analyzer.name), rows: table.as_mut() };
     let Run::Linux(run) = analyzer.run;
-    let failed = run(kernel, &ask, &mut named_rows).err().map(anyhow::Error::from);
+    let failed = run(kernel, ask, &mut named_rows).err().map(anyhow::Error::from);
     let ended = table.end().err().map(anyhow::Error::from);
     drop(table);
     Answer { rows, failed: failed.or(ended), notes: ask.notes() }

@@ -1,17 +1,18 @@
 //! `impound memory IMAGE info|NAME…|all|isf`: what a guest's memory holds.
 
 mod answer;
+mod terms;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::analyzer::{self, Analyzer};
 use crate::cli::Exit;
 use crate::cli::context::Context;
 use crate::cli::exit::UsageError;
 use crate::cli::image::OpenArgs;
-use crate::analyzer::{self, Analyzer};
 use crate::image::Image;
 use crate::memory::Physical;
 use crate::memory::linux::{Kernel, info};
@@ -32,9 +33,11 @@ pub(super) struct Args {
     /// Threads as well as processes
     #[arg(long)]
     threads: bool,
-    /// File that isf writes; it must not exist yet
-    #[arg(short, long, value_name = "FILE")]
+    /// File that isf writes, or folder that questions write files into; it must not exist yet
+    #[arg(short, long, value_name = "FILE|DIR")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    terms: terms::TermArgs,
     /// Symbols and types from this file instead of the image: an ISF of Volatility 3, made for the guest's very kernel
     #[arg(long, value_name = "FILE")]
     symbols: Option<PathBuf>,
@@ -61,7 +64,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
     match asked.as_slice() {
         ["info"] => print_info(args, context),
         ["isf"] => write_isf(args, context),
-        ["all"] => answer::ask(&analyzer::ALL.iter().collect::<Vec<_>>(), args, context),
+        ["all"] => {
+            let all: Vec<_> = analyzer::ALL.iter().filter(|analyzer| terms::fits(analyzer, args)).collect();
+            answer::ask(&all, args, context)
+        }
         names => {
             let found: Result<Vec<_>> = names.iter().map(|name| find(name)).collect();
             answer::ask(&found?, args, context)

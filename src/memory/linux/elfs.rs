@@ -6,12 +6,20 @@
 use super::super::Outcome;
 use super::super::cells::{int, text};
 use super::vma::{self, Vma};
-use super::{Ask, Kernel, Task};
+use super::{Ask, Kernel, Task, maps};
 use crate::report::{Cell, Column, Rows};
 
 /// Columns of `linux.elfs`.
-pub const COLUMNS: &[Column] =
-    &[Column("pid"), Column("comm"), Column("start"), Column("end"), Column("type"), Column("path"), Column("deleted")];
+pub const COLUMNS: &[Column] = &[
+    Column("pid"),
+    Column("comm"),
+    Column("start"),
+    Column("end"),
+    Column("type"),
+    Column("path"),
+    Column("deleted"),
+    Column("file_output"),
+];
 /// Columns of `linux.library_list`.
 pub const LIBRARIES: &[Column] = &[Column("comm"), Column("pid"), Column("load_address"), Column("path")];
 
@@ -29,6 +37,7 @@ pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
                 Cell::text(kind),
                 text(path.map(|path| path.text)),
                 Cell::Bool(deleted),
+                maps::write("linux.elfs", ask, &task, &vma)?,
             ])?;
         }
     }

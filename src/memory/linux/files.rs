@@ -114,6 +114,21 @@ pub(super) fn walk_up(dentry: Object<'_>, mount: Object<'_>) -> Outcome<String> 
     Err(MemoryError::corrupt("a path", dentry.at, format!("more than {DEEP} folders in each other")))
 }
 
+/// The path from the top of its file system down to `dentry`.
+pub(super) fn from_top(dentry: Object<'_>) -> Outcome<String> {
+    let (mut dentry, mut parts) = (dentry, Vec::new());
+    for _ in 0..DEEP {
+        let parent = dentry.follow("d_parent")?;
+        if parent.at == dentry.at {
+            parts.reverse();
+            return Ok(format!("/{}", parts.join("/")));
+        }
+        parts.push(name(&dentry)?);
+        dentry = parent;
+    }
+    Err(MemoryError::corrupt("a path", dentry.at, format!("more than {DEEP} folders in each other")))
+}
+
 /// A name of one file in its folder.
 pub(super) fn name(dentry: &Object<'_>) -> Outcome<String> {
     let len = (dentry.u64("d_name.len")? as usize).min(4096);

@@ -1,7 +1,8 @@
 //! `linux.hidden_modules` and `linux.check_modules`: modules that are in one of the kernel's structures and not in its list.
 //!
-//! Source: `modules` against `mod_tree` (the tree by which addresses are told from modules, `kernel/module/`) and `module_kset` (sysfs). A module that took
-//! itself out of all three is found only by what it left elsewhere (`linux.check_syscall`, `linux.keyboard_notifiers` and their like).
+//! Source: `modules` against `mod_tree` (the tree by which addresses are told from modules, `kernel/module/`), `module_kset` (sysfs), and the memory that
+//! modules are loaded into, which is looked through for what points at itself as a `struct module` does (`linux.modxview` shows all four). A module
+//! that changed that, too, is found only by what it left elsewhere (`linux.check_syscall`, `linux.keyboard_notifiers` and their like).
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,6 +13,19 @@ use crate::report::{Cell, Column, Rows};
 
 /// Columns of both.
 pub const COLUMNS: &[Column] = &[Column("offset"), Column("name"), Column("found_in")];
+/// Columns of `linux.modxview`.
+pub const VIEW: &[Column] = &[
+    Column("name"),
+    Column("address"),
+    Column("in_procfs"),
+    Column("in_sysfs"),
+    Column("in_scan"),
+    Column("in_mod_tree"),
+    Column("taints"),
+];
+
+/// Bytes that modules are looked for in, at most: as much as any architecture keeps for them at a time.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// Modules that are anywhere but in the list.
 pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
@@ -34,8 +48,8 @@ pub fn run_check(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()>
 pub(super) fn hidden<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<(Object<'k>, &'static str)>> {
     let listed: HashSet<u64> = lsmod::modules(kernel, ask)?.iter().map(|module| module.at).collect();
     let mut found = BTreeMap::new();
-    let places: [(&'static str, Outcome<Vec<Object<'k>>>); 2] =
-        [("mod_tree", in_tree(kernel, ask)), ("sysfs", in_sysfs(kernel, ask))];
+    let places: [(&'static str, Outcome<Vec<Object<'k>>>); 3] =
+        [("mod_tree", in_tree(kernel, ask)), ("sysfs", in_sysfs(kernel, ask)), ("memory", in_memory(kernel, ask))];
     for (place, modules) in places {
         match modules {
             Ok(modules) => {
@@ -47,6 +61,69 @@ pub(super) fn hidden<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<(Object<'
         }
     }
     Ok(found.into_values().collect())
+}
+
+/// Every module, and in which of the places it is.
+pub fn view(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
+    let listed = lsmod::modules(kernel, ask);
+    let places = [listed, in_sysfs(kernel, ask), in_memory(kernel, ask), in_tree(kernel, ask)];
+    let mut all = BTreeMap::new();
+    for (n, (place, modules)) in ["the list", "sysfs", "memory", "mod_tree"].into_iter().zip(places).enumerate() {
+        match modules {
+            Ok(modules) => {
+                for module in modules {
+                    let (_, seen) = all.entry(module.at).or_insert((module, [false; 4]));
+                    if let Some(seen) = seen.get_mut(n) {
+                        *seen = true;
+                    }
+                }
+            }
+            Err(error) => ask.note(format!("modules of {place}: {error}")),
+        }
+    }
+    for (module, seen) in all.into_values() {
+        let mut cells = vec![text(module.text("name")), Cell::Address(module.at)];
+        cells.extend(seen.map(Cell::Bool));
+        cells.push(text(lsmod::taints(&module)));
+        rows.row(cells)?;
+    }
+    Ok(())
+}
+
+/// Modules by what they look like: each points at itself from within (`mkobj.mod`).
+fn in_memory<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<Object<'k>>> {
+    let root = kernel.object("mod_tree_root", kernel.symbol("mod_tree")?)?;
+    // Since 6.4 data may lie in a range of its own.
+    let mut ends = vec![(root.u64("addr_min")?, root.u64("addr_max")?)];
+    if root.has("data_addr_min") {
+        ends.push((root.u64("data_addr_min")?, root.u64("data_addr_max")?));
+    }
+    let (own, name) = (kernel.offset("module", "mkobj.mod")?, kernel.offset("module", "name")?);
+    let mut found = Vec::new();
+    for (begin, end) in ends.into_iter().filter(|(begin, end)| begin < end && begin >> 63 == 1) {
+        let end = end.saturating_add(4096);
+        if end - begin > MOST_BYTES {
+            ask.note(format!("modules lie within {} bytes, of which {MOST_BYTES} are looked through", end - begin));
+        }
+        let end = end.min(begin.saturating_add(MOST_BYTES));
+        let mut at = begin & !4095;
+        while at < end {
+            if let Ok(page) = kernel.space.vec(at, 4096) {
+                let words = page.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes));
+                let selves =
+                    (at..).step_by(8).zip(words).filter(|(at, word)| *word != 0 && at.wrapping_sub(own) == *word);
+                let named = |at: u64| kernel.space.text(at.wrapping_add(name), 56).is_ok_and(|name| is_name(&name));
+                found.extend(selves.filter(|(_, module)| named(*module)).map(|(_, module)| module));
+            }
+            at += 4096;
+        }
+    }
+    found.into_iter().map(|module| kernel.object("module", module)).collect()
+}
+
+/// Names of modules are plain; what is freed has none.
+fn is_name(name: &[u8]) -> bool {
+    !name.is_empty() && name.len() < 56 && name.iter().all(|byte| byte.is_ascii_graphic())
 }
 
 fn in_sysfs<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<Object<'k>>> {

@@ -1,4 +1,4 @@
-//! `linux.check_idt`, `linux.tty_check`, `linux.keyboard_notifiers` and `linux.netfilter`: functions that the kernel calls on an event, and whose they are.
+//! `linux.check_idt`, `linux.check_afinfo`, `linux.tty_check`, `linux.keyboard_notifiers` and `linux.netfilter`: functions that the kernel calls on an event, and whose they are.
 //!
 //! Source: `idt_table` (Intel SDM volume 3, 6.14), `tty_drivers` (`include/linux/tty_driver.h`), `keyboard_notifier_list` (`struct notifier_block`) and the hooks of
 //! each network namespace (`struct nf_hook_entries`). What is neither in the kernel's code nor in a listed module's is `hooked`.
@@ -45,6 +45,53 @@ fn print(kernel: &Kernel, ask: &Ask, hooks: Vec<Hook>, rows: &mut dyn Rows) -> O
         rows.row(cells)?;
     }
     Ok(())
+}
+
+/// Columns of `linux.check_afinfo`.
+pub const AFINFO: &[Column] = &[
+    Column("symbol_name"),
+    Column("member"),
+    Column("handler_address"),
+    Column("module"),
+    Column("symbol"),
+    Column("hooked"),
+];
+
+/// What prints the lists of sockets in /proc (`struct seq_operations`): rootkits that hide a connection begin here.
+const LISTS: [&str; 10] = [
+    "raw_seq_ops",
+    "udp_seq_ops",
+    "arp_seq_ops",
+    "unix_seq_ops",
+    "udp6_seq_ops",
+    "raw6_seq_ops",
+    "tcp_seq_ops",
+    "tcp4_seq_ops",
+    "tcp6_seq_ops",
+    "packet_seq_ops",
+];
+
+/// What is called to list sockets.
+pub fn check_afinfo(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
+    print(kernel, ask, lists(kernel, ask)?, rows)
+}
+
+pub(super) fn lists(kernel: &Kernel, ask: &Ask) -> Outcome<Vec<Hook>> {
+    let modules = kernel.module_symbols(ask);
+    let mut hooks = Vec::new();
+    for name in LISTS {
+        // Protocols may be in a module, or in none.
+        let module = || modules.iter().find(|symbol| symbol.name == name).map(|symbol| symbol.address);
+        let Some(at) = kernel.symbols.address(name).or_else(module) else { continue };
+        let operations = kernel.object("seq_operations", at)?;
+        for member in ["start", "stop", "next", "show"] {
+            if let function @ 1.. = operations.u64(member)? {
+                let what = vec![Cell::text(name), Cell::text(member)];
+                hooks.push(Hook { what, name: format!("{name}.{member}"), function });
+            }
+        }
+    }
+    Ok(hooks)
 }
 
 /// Handlers of interrupts and traps.

@@ -96,9 +96,14 @@ impl Kernel {
 
     /// The entries of the radix tree or xarray `root`, with their numbers.
     pub fn xarray(&self, root: Object<'_>) -> Outcome<Vec<(u64, u64)>> {
+        Ok(self.spans(root)?.into_iter().map(|span| (span.index, span.entry)).collect())
+    }
+
+    /// The same, with how many numbers each entry is for: one entry may stand for several.
+    pub fn spans(&self, root: Object<'_>) -> Outcome<Vec<Span>> {
         let head = root.either(&["xa_head", "rnode"])?.value()?;
         let mut tree = Tree { kernel: self, found: Vec::new(), seen: HashSet::new() };
-        tree.xa(head, 0, 0)?;
+        tree.xa(head, 0, 0, 0)?;
         Ok(tree.found)
     }
 
@@ -109,10 +114,21 @@ impl Kernel {
         if top & 3 == 2 {
             tree.maple(top, u64::MAX, 0)?;
         } else if top != 0 {
-            tree.found.push((0, top));
+            tree.found.push(Span { index: 0, count: 1, entry: top });
         }
-        Ok(tree.found.into_iter().map(|(_, entry)| entry).collect())
+        Ok(tree.found.into_iter().map(|span| span.entry).collect())
     }
+}
+
+/// An entry of a tree: for which number, and how many from it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The first number.
+    pub index: u64,
+    /// Numbers.
+    pub count: u64,
+    /// What is kept there.
+    pub entry: u64,
 }
 
 /// The most nodes of one tree: those of all four million pids, or of the ranges of any program, are less.
@@ -120,7 +136,7 @@ const NODES: usize = 1 << 17;
 
 struct Tree<'k> {
     kernel: &'k Kernel,
-    found: Vec<(u64, u64)>,
+    found: Vec<Span>,
     seen: HashSet<u64>,
 }
 
@@ -132,26 +148,33 @@ impl Tree<'_> {
         Ok(())
     }
 
-    fn xa(&mut self, entry: u64, index: u64, depth: u32) -> Outcome<()> {
+    /// The entry of a slot that is for `1 << above` numbers.
+    fn xa(&mut self, entry: u64, index: u64, above: u32, depth: u32) -> Outcome<()> {
         if entry & 3 != 2 {
             if entry != 0 {
-                self.found.push((index, entry));
+                self.found.push(Span { index, count: 1 << above, entry });
             }
             return Ok(());
         }
         self.enter(entry, depth)?;
         let name = if self.kernel.types.find("xa_node").is_some() { "xa_node" } else { "radix_tree_node" };
         let node = self.kernel.object(name, entry & !3)?;
-        let shift = node.u64("shift")?.min(60);
-        let slots = node.get("slots")?;
+        let shift = node.u64("shift")?.min(60) as u32;
+        let (slots, mut whole) = (node.get("slots")?, None);
         for n in 0..slots.count().min(64) {
             // A slot that does not read loses its entries, not its neighbours.
             let Ok(slot) = slots.element(n).value() else { continue };
-            // Internal entries that are no nodes: siblings, retries, zeros.
+            // Internal entries that are no nodes: siblings, which belong to the entry whose slot they name; retries, zeros.
             if slot & 3 == 2 && slot < 4096 {
+                if whole == Some(slot >> 2)
+                    && let Some(last) = self.found.last_mut()
+                {
+                    last.count = last.count.saturating_add(1 << shift);
+                }
                 continue;
             }
-            self.xa(slot, index.wrapping_add(n.wrapping_shl(shift as u32)), depth + 1)?;
+            whole = (slot & 3 != 2 && slot != 0).then_some(n);
+            self.xa(slot, index.wrapping_add(n.wrapping_shl(shift)), shift, depth + 1)?;
         }
         Ok(())
     }
@@ -181,7 +204,7 @@ impl Tree<'_> {
             if kind >= 2 && slot != 0 {
                 self.maple(slot, pivot, depth + 1)?;
             } else if slot != 0 && slot.is_multiple_of(4) {
-                self.found.push((pivot, slot));
+                self.found.push(Span { index: pivot, count: 1, entry: slot });
             }
             if pivot >= most {
                 break;

@@ -39,19 +39,22 @@ fn row(module: &Object<'_>) -> Vec<Cell> {
     let ranges = ranges(module);
     let size = ranges.as_ref().map(|all| all.iter().fold(0_u64, |sum, (_, size)| sum.saturating_add(*size)));
     let base = ranges.as_ref().ok().and_then(|all| all.first()).map(|(base, _)| *base);
-    let taints = module.u64("taints").map(|bits| {
-        TAINTS.chars().enumerate().filter(|(n, _)| bits >> n & 1 == 1).map(|(_, letter)| letter).collect::<String>()
-    });
     vec![
         Cell::Address(module.at),
         text(module.text("name")),
         Cell::or_absent(base, Absent::Unreadable, Cell::Address),
         size.map_or_else(|error| Cell::Absent(error.absent()), Cell::Bytes),
-        text(taints),
+        text(taints(module)),
         // One reference is the module's own.
         uint(module.u64("refcnt.counter").map(|count| count.saturating_sub(1))),
         text(module.text("args")),
     ]
+}
+
+/// Letters of what it did to the kernel's good name.
+pub(super) fn taints(module: &Object<'_>) -> Outcome<String> {
+    let bits = module.u64("taints")?;
+    Ok(TAINTS.chars().enumerate().filter(|(n, _)| bits >> n & 1 == 1).map(|(_, letter)| letter).collect())
 }
 
 /// Where its code and data lie: begin and size of each part, the first being its code.

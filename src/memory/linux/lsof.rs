@@ -4,9 +4,9 @@
 //! name in any folder any more; their content may still be there.
 
 use super::super::Outcome;
-use super::super::cells::{cell, int, text, uint};
+use super::super::cells::{cell, int, some_text, text, uint};
 use super::files::{self, FilePath};
-use super::{Ask, Kernel, Object, Task};
+use super::{Ask, Kernel, Object, Task, pagecache};
 use crate::report::{Cell, Column, Rows};
 
 /// Its columns.
@@ -25,13 +25,16 @@ pub const COLUMNS: &[Column] = &[
     Column("modified"),
     Column("accessed"),
     Column("size"),
+    Column("file_output"),
 ];
 
 /// See the module.
 pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
     for task in kernel.tasks(ask)? {
         for (number, file) in files::open_files(&task, ask) {
-            rows.row(row(&task, number, &file))?;
+            let mut cells = row(&task, number, &file);
+            cells.push(write(kernel, ask, &task, number, &file)?);
+            rows.row(cells)?;
         }
     }
     Ok(())
@@ -55,4 +58,18 @@ fn row(task: &Task<'_>, number: i64, file: &Object<'_>) -> Vec<Cell> {
     cells.extend(files::times(inode.as_ref().ok()));
     cells.push(size);
     cells
+}
+
+/// Writes what memory holds of an open file, if files are asked for: also of one that was deleted.
+fn write(kernel: &Kernel, ask: &Ask, task: &Task<'_>, number: i64, file: &Object<'_>) -> Outcome<Cell> {
+    let inode = file.follow("f_inode").ok();
+    let regular = |inode: &Object<'_>| inode.u64("i_mode").is_ok_and(|mode| files::kind(mode) == "REG");
+    let cached = |inode: &Object<'_>| inode.u64("i_mapping.nrpages").is_ok_and(|pages| pages > 0);
+    match inode.filter(|inode| ask.writes() && regular(inode) && cached(inode)) {
+        Some(inode) => {
+            let name = format!("pid.{}.fd.{number}", task.tid().unwrap_or(0));
+            pagecache::write(kernel, ask, "linux.lsof", &name, &inode)
+        }
+        None => Ok(some_text(None)),
+    }
 }

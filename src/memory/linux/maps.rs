@@ -1,9 +1,12 @@
 //! `linux.proc.maps`: what each process has mapped, as in `/proc/PID/maps`.
 //!
-//! Source: `struct vm_area_struct`. Whether a page of a range is in memory is not said.
+//! Source: `struct vm_area_struct`. Whether a page of a range is in memory is said in the manifest of what is written, and nowhere else.
+
+use serde_json::json;
 
 use super::super::Outcome;
-use super::super::cells::{cell, int, text, uint};
+use super::super::cells::{cell, int, some_text, text, uint};
+use super::content::Range;
 use super::files::FilePath;
 use super::vma::{self, Vma};
 use super::{Ask, Kernel, Task};
@@ -22,13 +25,16 @@ pub const COLUMNS: &[Column] = &[
     Column("inode"),
     Column("path"),
     Column("deleted"),
+    Column("file_output"),
 ];
 
 /// See the module.
 pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
     for task in kernel.processes(ask)? {
         for vma in vma::all(&task, ask) {
-            rows.row(row(&task, &vma)?)?;
+            let mut cells = row(&task, &vma)?;
+            cells.push(write("linux.proc.maps", ask, &task, &vma)?);
+            rows.row(cells)?;
         }
     }
     Ok(())
@@ -57,4 +63,22 @@ fn row(task: &Task<'_>, vma: &Vma<'_>) -> Outcome<Vec<Cell>> {
         cell(path, |FilePath { text, .. }| Cell::Text(text)),
         Cell::or_absent(deleted, Absent::Unreadable, Cell::Bool),
     ])
+}
+
+/// Writes what memory holds of a range, if files are asked for.
+pub(super) fn write(question: &str, ask: &Ask, task: &Task<'_>, vma: &Vma<'_>) -> Outcome<Cell> {
+    if !ask.writes() {
+        return Ok(some_text(None));
+    }
+    let (pid, comm) = (task.pid().unwrap_or(0), task.comm().unwrap_or_default());
+    let range = match Range::of(task, vma) {
+        Ok(range) => range,
+        Err(error) => {
+            ask.note(format!("a range of process {pid}: {error}"));
+            return Ok(Cell::Absent(error.absent()));
+        }
+    };
+    let more =
+        json!({ "pid": pid, "comm": comm, "start": format!("{:#x}", vma.start), "end": format!("{:#x}", vma.end) });
+    ask.write(question, &format!("pid.{pid}.vma.{:#x}-{:#x}.dmp", vma.start, vma.end), &range, &more)
 }

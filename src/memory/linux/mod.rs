@@ -7,9 +7,11 @@ pub mod bash;
 pub mod boottime;
 pub mod capabilities;
 pub mod check_syscall;
+mod content;
 mod discover;
 pub mod elfs;
 pub mod envars;
+pub mod fbdev;
 mod files;
 pub mod findings;
 pub mod hidden_modules;
@@ -24,23 +26,34 @@ pub mod lsmod;
 pub mod lsof;
 pub mod malfind;
 pub mod maps;
+pub mod module_extract;
 mod module_symbols;
 pub mod mountinfo;
 mod object;
+mod owners;
+pub mod pagecache;
 pub mod pidhashtable;
 mod place;
 pub mod psaux;
+pub mod pscallstack;
 pub mod pslist;
 pub mod psscan;
 pub mod pstree;
 pub mod sockets;
+pub mod sockscan;
+pub mod strings;
 pub mod suspects;
 pub mod tables;
 mod task;
+mod terms;
+pub mod tracing;
 mod vma;
+pub mod vmaregexscan;
 pub mod vmcoreinfo;
+pub mod yarascan;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jiff::Timestamp;
@@ -55,6 +68,7 @@ pub use module_symbols::ModuleSymbol;
 pub use object::Object;
 pub use place::Place;
 pub use task::Task;
+pub use terms::{Output, Terms};
 use vmcoreinfo::Vmcoreinfo;
 
 /// A kernel that was found, and what is needed to read it. Shared by all threads.
@@ -87,13 +101,24 @@ pub struct Ask {
     pub pids: Vec<i64>,
     /// Threads as well as processes.
     pub threads: bool,
+    /// What only some questions look at.
+    pub terms: Terms,
     notes: Mutex<Vec<String>>,
+    /// Files that were written and lack something.
+    incomplete: AtomicUsize,
 }
 
 impl Ask {
     /// Asks for these processes, or for all.
     pub fn new(pids: Vec<i64>, threads: bool) -> Self {
-        Self { pids, threads, notes: Mutex::default() }
+        Self { pids, threads, ..Self::default() }
+    }
+
+    /// The same, with what only some questions look at.
+    #[must_use]
+    pub fn with(mut self, terms: Terms) -> Self {
+        self.terms = terms;
+        self
     }
 
     /// Something is missing from the answer, and this is why.
@@ -107,7 +132,14 @@ impl Ask {
 
     /// What was noted.
     pub fn notes(&self) -> Vec<String> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match self.incomplete.load(Ordering::Relaxed) {
+            0 => {}
+            count => notes.push(format!(
+                "{count} files were written that memory does not hold all of: manifest.jsonl names each gap"
+            )),
+        }
+        notes
     }
 
     /// The members of a walk; says so if it broke.

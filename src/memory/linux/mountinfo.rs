@@ -62,7 +62,7 @@ fn row(namespace: &Object<'_>, mount: &Object<'_>) -> Vec<Cell> {
         int(mount.i64("mnt_id")),
         int(mount.i64("mnt_parent.mnt_id")),
         text(of_sb("s_dev").map(files::device)),
-        text(root(mount)),
+        text(mount.follow("mnt.mnt_root").and_then(files::from_top)),
         text(point),
         text(mount.u64("mnt.mnt_flags").map(|flags| options(flags, flags & READ_ONLY != 0, OPTIONS))),
         text(fields(mount)),
@@ -70,21 +70,6 @@ fn row(namespace: &Object<'_>, mount: &Object<'_>) -> Vec<Cell> {
         text(mount.text("mnt_devname")),
         text(of_sb("s_flags").map(|flags| options(flags, flags & 1 != 0, SB_OPTIONS))),
     ]
-}
-
-/// The part of the file system that is mounted.
-fn root(mount: &Object<'_>) -> Outcome<String> {
-    let (mut dentry, mut parts) = (mount.follow("mnt.mnt_root")?, Vec::new());
-    for _ in 0..256 {
-        let parent = dentry.follow("d_parent")?;
-        if parent.at == dentry.at {
-            parts.reverse();
-            return Ok(format!("/{}", parts.join("/")));
-        }
-        parts.push(files::name(&dentry)?);
-        dentry = parent;
-    }
-    Err(super::super::MemoryError::corrupt("the root of a mount", mount.at, "its folders lead back into themselves"))
 }
 
 fn options(flags: u64, read_only: bool, known: &[(u64, &'static str)]) -> String {

@@ -174,14 +174,14 @@ fn unix_name(unix: &Object<'_>) -> Outcome<String> {
     Ok(text)
 }
 
-fn named(names: &[(u64, &'static str)], value: u64) -> Cell {
+pub(super) fn named(names: &[(u64, &'static str)], value: u64) -> Cell {
     match names.iter().find(|(known, _)| *known == value) {
         Some((_, name)) => Cell::text(*name),
         None => Cell::text(value.to_string()),
     }
 }
 
-const FAMILIES: &[(u64, &str)] = &[
+pub(super) const FAMILIES: &[(u64, &str)] = &[
     (0, "AF_UNSPEC"),
     (1, "AF_UNIX"),
     (2, "AF_INET"),
@@ -194,9 +194,9 @@ const FAMILIES: &[(u64, &str)] = &[
     (40, "AF_VSOCK"),
     (44, "AF_XDP"),
 ];
-const TYPES: &[(u64, &str)] =
+pub(super) const TYPES: &[(u64, &str)] =
     &[(1, "STREAM"), (2, "DGRAM"), (3, "RAW"), (4, "RDM"), (5, "SEQPACKET"), (6, "DCCP"), (10, "PACKET")];
-const PROTOCOLS: &[(u64, &str)] = &[
+pub(super) const PROTOCOLS: &[(u64, &str)] = &[
     (0, "IP"),
     (1, "ICMP"),
     (6, "TCP"),

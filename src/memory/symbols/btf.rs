@@ -97,7 +97,7 @@ impl Btf {
         while at < strings {
             let record = Record::read(&bytes, at).ok_or_else(|| format!("a record at {at:#x} is cut short"))?;
             let len = record.len().ok_or_else(|| format!("a record of kind {} at {at:#x}", record.kind))?;
-            if record.kind == 4 || record.kind == 5 {
+            if matches!(record.kind, 4..=6 | 19) {
                 named.push((record.name, records.len() as u32));
             }
             records.push(at as u32);
@@ -183,7 +183,19 @@ impl Btf {
 
     /// The structure or union of this name.
     pub fn find(&self, name: &str) -> Option<Id> {
-        self.names.find(name.as_bytes()).find(|&id| self.name(id) == name.as_bytes())
+        self.named(name, |kind| matches!(kind, 4 | 5))
+    }
+
+    /// The enumeration of this name.
+    pub fn find_enum(&self, name: &str) -> Option<Id> {
+        self.named(name, |kind| matches!(kind, 6 | 19))
+    }
+
+    fn named(&self, name: &str, fits: impl Fn(u32) -> bool) -> Option<Id> {
+        let is = |&id: &Id| {
+            self.record(id).is_some_and(|record| fits(record.kind) && self.text(record.name) == name.as_bytes())
+        };
+        self.names.find(name.as_bytes()).find(is)
     }
 
     /// A type's own name; empty for many.

@@ -4,11 +4,13 @@
 #include <linux/bpf.h>
 #include <linux/capability.h>
 #include <linux/if_ether.h>
+#include <linux/perf_event.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -92,24 +94,45 @@ static void namespaces(void)
     must(sethostname("planted-elsewhere", 17) == 0, "sethostname");
 }
 
-// Lets every packet pass: return 0xffff.
-static void filter(void)
+// A program that returns a number and does nothing else.
+static int load(int kind, const char *name, int answer)
 {
     struct bpf_insn program[] = {
-        {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .imm = 0xffff},
+        {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .imm = answer},
         {.code = BPF_JMP | BPF_EXIT},
     };
     union bpf_attr about = {
-        .prog_type = BPF_PROG_TYPE_SOCKET_FILTER,
+        .prog_type = kind,
         .insn_cnt = 2,
         .insns = (unsigned long)program,
         .license = (unsigned long)"GPL",
     };
-    memcpy(about.prog_name, "planted_filter", 15);
+    strncpy(about.prog_name, name, sizeof about.prog_name - 1);
     int loaded = syscall(SYS_bpf, BPF_PROG_LOAD, &about, sizeof about);
     must(loaded >= 0, "bpf");
+    return loaded;
+}
+
+// Lets every packet pass.
+static void filter(void)
+{
+    int loaded = load(BPF_PROG_TYPE_SOCKET_FILTER, "planted_filter", 0xffff);
     int on = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_IP));
     must(setsockopt(on, SOL_SOCKET, SO_ATTACH_BPF, &loaded, sizeof loaded) == 0, "attach");
+}
+
+// Runs a program whenever a processor has worked for an hour.
+static void event(void)
+{
+    struct perf_event_attr about = {
+        .type = PERF_TYPE_SOFTWARE,
+        .size = sizeof about,
+        .config = PERF_COUNT_SW_CPU_CLOCK,
+        .sample_period = 3600000000000,
+    };
+    int opened = syscall(SYS_perf_event_open, &about, -1, 0, -1, 0);
+    must(opened >= 0, "perf_event_open");
+    must(ioctl(opened, PERF_EVENT_IOC_SET_BPF, load(BPF_PROG_TYPE_PERF_EVENT, "planted_event", 0)) == 0, "set bpf");
 }
 
 int main(int count, char **arguments)
@@ -123,6 +146,7 @@ int main(int count, char **arguments)
     if (!strcmp(role, "caps")) capabilities();
     if (!strcmp(role, "namespaces")) namespaces();
     if (!strcmp(role, "filter")) filter();
+    if (!strcmp(role, "event")) event();
     char name[16];
     snprintf(name, sizeof name, "plant-%s", role);
     prctl(PR_SET_NAME, name);
