@@ -6,7 +6,7 @@ use crate::report::{Column, Rows};
 
 use crate::memory::linux::{
     bash, boottime, capabilities, check_syscall, elfs, envars, findings, hidden_modules, hooks, ip, kmsg, kthreads,
-    lsmod, lsof, malfind, maps, mountinfo, pidhashtable, psaux, pslist, psscan, pstree, sockets, suspects, tables,
+    lsmod, lsof, malfind, maps, mountinfo, namespaces, pidhashtable, psaux, pslist, psscan, pstree, sockets, suspects, tables,
 };
 
 /// One question.
@@ -19,6 +19,14 @@ pub struct Analyzer {
     pub columns: &'static [Column],
     /// How it is answered; the variant says of what.
     pub run: Run,
+    /// It looks through all of memory: several such share one pass ([`Kernel::look_around`]).
+    pub scans: bool,
+}
+
+impl Analyzer {
+    const fn scanning(self) -> Self {
+        Self { scans: true, ..self }
+    }
 }
 
 /// What an analyzer needs, and how it is called.
@@ -34,7 +42,7 @@ const fn linux(
     columns: &'static [Column],
     run: fn(&Kernel, &Ask, &mut dyn Rows) -> Outcome<()>,
 ) -> Analyzer {
-    Analyzer { name, about, columns, run: Run::Linux(run) }
+    Analyzer { name, about, columns, run: Run::Linux(run), scans: false }
 }
 
 /// All of them, in the order in which `all` asks.
@@ -48,11 +56,13 @@ pub static ALL: &[Analyzer] = &[
     linux("linux.proc.maps", "what each process has mapped", maps::COLUMNS, maps::run),
     linux("linux.sockstat", "sockets of each process", sockets::COLUMNS, sockets::run),
     linux("linux.mountinfo", "mounts of each namespace", mountinfo::COLUMNS, mountinfo::run),
+    linux("linux.namespaces", "which view of the system each process has", namespaces::COLUMNS, namespaces::run),
     linux("linux.kmsg", "the kernel's log", kmsg::COLUMNS, kmsg::run),
     linux("linux.bash", "what was typed into shells", bash::COLUMNS, bash::run),
     linux("linux.boottime", "when the guest was booted", boottime::COLUMNS, boottime::run),
     linux("linux.kthreads", "threads of the kernel and what they run", kthreads::COLUMNS, kthreads::run),
-    linux("linux.psscan", "processes anywhere in memory, listed or not", psscan::COLUMNS, psscan::run),
+    linux("linux.psscan", "processes anywhere in memory, listed or not", psscan::COLUMNS, psscan::run)
+        .scanning(),
     linux("linux.pidhashtable", "processes of the table of numbers", pidhashtable::COLUMNS, pidhashtable::run),
     linux("linux.capabilities", "what each process may do", capabilities::COLUMNS, capabilities::run),
     linux(
@@ -93,7 +103,8 @@ pub static ALL: &[Analyzer] = &[
         suspects::process_spoofing,
     ),
     linux("linux.ptrace", "who traces whom", suspects::PTRACE, suspects::ptrace),
-    linux("linux.findings", "what a responder looks at first", findings::COLUMNS, findings::run),
+    linux("linux.findings", "what a responder looks at first", findings::COLUMNS, findings::run)
+        .scanning(),
 ];
 
 /// The one of this name.

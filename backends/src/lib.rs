@@ -2,7 +2,7 @@
 //! images or analyzers.
 //!
 //! A [`Backend`] connects to a [`Host`]; a host opens a [`Target`]; a target fixes one instant for the [`Item`]s asked
-//! for and hands out one [`Capture`] each, a stream of [`Piece`]s. Abilities a target may lack ([`Freeze`]) are `None`,
+//! for and hands out one [`Capture`] each, a stream of [`Piece`]s. Abilities a target may lack ([`Freeze`], [`Live`]) are `None`,
 //! known before work starts, never a panic on the way.
 
 mod access;
@@ -11,6 +11,7 @@ mod error;
 pub mod fake;
 pub mod file;
 mod journal;
+mod live;
 #[cfg(feature = "qemu")]
 pub mod qemu;
 mod target;
@@ -21,6 +22,7 @@ pub use access::{Access, Ask, Nobody, Secret};
 pub use capture::{Capture, Consistency, GRAIN, Piece, PieceStream, Region, Why};
 pub use error::{BackendError, Kind};
 pub use journal::{ActId, Forgetful, Journal, Undo};
+pub use live::{Live, LiveError, LiveMemory, LiveSpan};
 pub use target::{
     Backend, Clocks, Facts, Finding, Finished, Freeze, Host, How, Item, ItemKind, Method, Pause, Plan, PlannedItem,
     Stall, Target, TargetSummary,

@@ -10,6 +10,7 @@ mod disks;
 pub mod dump;
 pub mod flatview;
 mod held;
+mod live;
 mod methods;
 mod pieces;
 mod pipe;

@@ -1,11 +1,12 @@
 //! `linux.hidden_modules` and `linux.check_modules`: modules that are in one of the kernel's structures and not in its list.
 //!
-//! Source: `modules` against `mod_tree` (the tree by which addresses are told from modules, `kernel/module/`) and `module_kset` (sysfs). A module that took
-//! itself out of all three is found only by what it left elsewhere (`linux.check_syscall`, `linux.keyboard_notifiers` and their like).
+//! Source: `modules` against `mod_tree` (the tree by which addresses are told from modules, `kernel/module/`), `module_kset` (sysfs), and the
+//! memory that modules lie in: a `struct module` is there as long as its code is, and its `mkobj.mod` points at itself. A module that
+//! overwrote that, too, is found only by what it left elsewhere (`linux.check_syscall`, `linux.keyboard_notifiers` and their like).
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::super::Outcome;
+use super::super::{MemoryError, Outcome};
 use super::super::cells::text;
 use super::{Ask, Kernel, Object, lsmod};
 use crate::report::{Cell, Column, Rows};
@@ -34,8 +35,8 @@ pub fn run_check(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()>
 pub(super) fn hidden<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<(Object<'k>, &'static str)>> {
     let listed: HashSet<u64> = lsmod::modules(kernel, ask)?.iter().map(|module| module.at).collect();
     let mut found = BTreeMap::new();
-    let places: [(&'static str, Outcome<Vec<Object<'k>>>); 2] =
-        [("mod_tree", in_tree(kernel, ask)), ("sysfs", in_sysfs(kernel, ask))];
+    let places: [(&'static str, Outcome<Vec<Object<'k>>>); 3] =
+        [("mod_tree", in_tree(kernel, ask)), ("sysfs", in_sysfs(kernel, ask)), ("memory", in_memory(kernel))];
     for (place, modules) in places {
         match modules {
             Ok(modules) => {
@@ -79,4 +80,37 @@ fn in_tree<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<Object<'k>>> {
     }
     modules.dedup_by_key(|module| module.at);
     Ok(modules)
+}
+
+/// The most bytes of addresses that modules lie in: x86-64 has 1.5 GiB for them, ARM 2 GiB.
+const AREA: u64 = 2 << 30;
+const PAGE: u64 = 4096;
+
+/// Modules that are in the memory which the kernel gives to modules.
+fn in_memory(kernel: &Kernel) -> Outcome<Vec<Object<'_>>> {
+    // `struct mod_tree_root`: behind the tree, the lowest and the highest address that a module ever had.
+    let ends = kernel.symbol("mod_tree")?.wrapping_add(kernel.types.find("latch_tree_root").map_or(24, |id| kernel.types.size(id)));
+    let (low, high) = (kernel.space.u64(ends)? & !(PAGE - 1), kernel.space.u64(ends.wrapping_add(8))?);
+    if low > high || high - low > AREA || low >> 63 == 0 {
+        return Err(MemoryError::corrupt("mod_tree", ends, format!("modules from {low:#x} to {high:#x}")));
+    }
+    let within = kernel.offset("module", "mkobj.mod")?;
+    let mut modules = Vec::new();
+    for page in (low..high).step_by(PAGE as usize) {
+        let Ok(bytes) = kernel.space.vec(page, PAGE as usize) else { continue };
+        for (at, word) in (page..).step_by(8).zip(bytes.as_chunks::<8>().0) {
+            let begin = at.wrapping_sub(within);
+            if u64::from_le_bytes(*word) == begin {
+                let module = kernel.object("module", begin)?;
+                modules.extend(plausible(&module).then_some(module));
+            }
+        }
+    }
+    Ok(modules)
+}
+
+/// Has it a state that there is, and a name?
+fn plausible(module: &Object<'_>) -> bool {
+    let named = module.text("name").is_ok_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()));
+    named && module.u64("state").is_ok_and(|state| state < 4)
 }

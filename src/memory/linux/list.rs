@@ -28,6 +28,7 @@ impl Kernel {
         let mut seen = HashSet::from([head]);
         let mut at = head;
         loop {
+            let from = at;
             at = match self.space.u64(at) {
                 Ok(next) if next == head => return Ok(walked),
                 Ok(next) => next,
@@ -38,6 +39,11 @@ impl Kernel {
             };
             if !seen.insert(at) || seen.len() > MOST {
                 walked.broken = Some(MemoryError::corrupt("a list", at, "it leads back into itself"));
+                return Ok(walked);
+            }
+            // What was freed and used again under the walk may lead to the list's end in silence.
+            if self.live && self.space.u64(at.wrapping_add(8)).ok() != Some(from) {
+                walked.broken = Some(MemoryError::corrupt("a list", at, "it changed while it was read"));
                 return Ok(walked);
             }
             walked.members.push(self.of_type(id, at.wrapping_sub(back)));

@@ -19,6 +19,7 @@ pub mod ip;
 pub mod isf;
 pub mod kmsg;
 pub mod kthreads;
+mod landmarks;
 mod list;
 pub mod lsmod;
 pub mod lsof;
@@ -26,6 +27,7 @@ pub mod malfind;
 pub mod maps;
 mod module_symbols;
 pub mod mountinfo;
+pub mod namespaces;
 mod object;
 pub mod pidhashtable;
 mod place;
@@ -33,6 +35,7 @@ pub mod psaux;
 pub mod pslist;
 pub mod psscan;
 pub mod pstree;
+pub mod settle;
 pub mod sockets;
 pub mod suspects;
 pub mod tables;
@@ -62,9 +65,9 @@ pub struct Kernel {
     /// Its own address space.
     pub space: Space,
     /// Its names.
-    pub symbols: Kallsyms,
+    pub symbols: Arc<Kallsyms>,
     /// Its types.
-    pub types: Btf,
+    pub types: Arc<Btf>,
     /// Its crash note.
     pub note: Option<Vmcoreinfo>,
     /// Where its image lies.
@@ -75,7 +78,10 @@ pub struct Kernel {
     pub symbols_from: &'static str,
     /// How types were found.
     pub types_from: &'static str,
-    paths: RwLock<HashMap<(Id, &'static str), object::Path>>,
+    /// Its memory changes while it is read.
+    pub live: bool,
+    paths: Arc<RwLock<HashMap<(Id, &'static str), object::Path>>>,
+    landmarks: landmarks::Seen,
     spaces: Mutex<HashMap<u64, Arc<Space>>>,
     of_modules: module_symbols::OfModules,
 }
@@ -138,16 +144,42 @@ impl Kernel {
     fn of(found: discover::Found) -> Self {
         Self {
             space: found.space,
-            symbols: found.symbols,
-            types: found.types,
+            symbols: Arc::new(found.symbols),
+            types: Arc::new(found.types),
             note: found.note,
             place: found.place,
             symbols_at: found.symbols_at,
             symbols_from: found.symbols_from,
             types_from: found.types_from,
-            paths: RwLock::default(),
+            live: false,
+            paths: Arc::default(),
+            landmarks: landmarks::Seen::default(),
             spaces: Mutex::default(),
             of_modules: module_symbols::OfModules::default(),
+        }
+    }
+
+    /// The same kernel, of a guest that runs on.
+    #[must_use]
+    pub fn running(self) -> Self {
+        Self { live: true, ..self }
+    }
+
+    /// The same kernel with nothing of its memory read yet. Where it lies, what its symbols and types are, and what a pass over all of
+    /// memory found stays known.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        let physical = Arc::new(self.physical().afresh());
+        Self {
+            space: Space::new(physical, self.place.root, self.place.tables),
+            symbols: Arc::clone(&self.symbols),
+            types: Arc::clone(&self.types),
+            note: self.note.clone(),
+            paths: Arc::clone(&self.paths),
+            landmarks: self.landmarks.clone(),
+            spaces: Mutex::default(),
+            of_modules: module_symbols::OfModules::default(),
+            ..*self
         }
     }
 
