@@ -26,6 +26,7 @@ pub mod lsof;
 pub mod malfind;
 pub mod maps;
 mod module_symbols;
+mod module_types;
 pub mod mountinfo;
 pub mod namespaces;
 mod object;
@@ -78,6 +79,10 @@ pub struct Kernel {
     pub symbols_from: &'static str,
     /// How types were found.
     pub types_from: &'static str,
+    /// Modules whose types are among them.
+    pub typed_modules: usize,
+    /// Modules whose types were refused, and why.
+    pub refused_types: Vec<(String, String)>,
     /// Its memory changes while it is read.
     pub live: bool,
     paths: Arc<RwLock<HashMap<(Id, &'static str), object::Path>>>,
@@ -133,7 +138,7 @@ impl Ask {
 impl Kernel {
     /// Finds the Linux kernel in memory.
     pub fn find(physical: Physical) -> Outcome<Self> {
-        Ok(Self::of(discover::discover(&Arc::new(physical))?))
+        Ok(Self::of(discover::discover(&Arc::new(physical))?).with_module_types())
     }
 
     /// Finds the Linux kernel that a symbol file was made for, with the file's symbols and types.
@@ -151,6 +156,8 @@ impl Kernel {
             symbols_at: found.symbols_at,
             symbols_from: found.symbols_from,
             types_from: found.types_from,
+            typed_modules: 0,
+            refused_types: Vec::new(),
             live: false,
             paths: Arc::default(),
             landmarks: landmarks::Seen::default(),
@@ -175,6 +182,7 @@ impl Kernel {
             symbols: Arc::clone(&self.symbols),
             types: Arc::clone(&self.types),
             note: self.note.clone(),
+            refused_types: self.refused_types.clone(),
             paths: Arc::clone(&self.paths),
             landmarks: self.landmarks.clone(),
             spaces: Mutex::default(),

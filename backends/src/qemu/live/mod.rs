@@ -41,7 +41,8 @@ pub(super) async fn open(qmp: &mut Qmp, survey: &Survey) -> Result<Arc<dyn LiveM
         let host = host_address(qmp, range).await?;
         process.place(range, host, &on, &mut places)?;
     }
-    Ok(Arc::new(Pages::new(process, places, map.len)))
+    let pages = Pages::new(process, places, map.len).map_err(|e| BackendError::io(WHAT, on, &e))?;
+    Ok(Arc::new(pages))
 }
 
 /// Numbers of the threads that run the guest's CPUs, as they are now.

@@ -44,10 +44,10 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub(super) fn new(process: Process, mut places: Vec<Place>, len: u64) -> Self {
+    pub(super) fn new(process: Process, mut places: Vec<Place>, len: u64) -> io::Result<Self> {
         places.sort_by_key(|place| place.at);
         let source = format!("QEMU, process {}", process.pid);
-        Self { process, places, len, source, page: rustix::param::page_size() as u64 }
+        Ok(Self { process, places, len, source, page: page_size()? })
     }
 
     /// The stretch at `at`; if there is none, where the next begins.
@@ -82,6 +82,15 @@ impl Pages {
         let upto = (number * self.page).min(end);
         Ok((begun.unwrap_or(false), upto.saturating_sub(host).max(1)))
     }
+}
+
+/// Bytes of one entry's page: `AT_PAGESZ` of what the kernel told this process (`include/uapi/linux/auxvec.h`).
+fn page_size() -> io::Result<u64> {
+    let told = std::fs::read("/proc/self/auxv")?;
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+    let pair = |pair: &[u8]| pair.split_at_checked(8).map(|(key, value)| (word(key), word(value)));
+    let size = told.chunks_exact(16).filter_map(pair).find(|(key, _)| *key == 6).map(|(_, size)| size);
+    size.filter(|size| size.is_power_of_two()).ok_or_else(|| io::Error::other("the kernel tells no size of pages"))
 }
 
 impl LiveMemory for Pages {
@@ -169,7 +178,7 @@ mod tests {
         file.write_all(&[7; 8192]).unwrap();
         // At an address where this process has nothing.
         let place = Place { at: 0x1000, len: 1 << 20, host: 0x10_0000_0000, file: Some((Arc::new(file), 0)) };
-        let pages = Pages::new(own(), vec![place], 0x20_0000);
+        let pages = Pages::new(own(), vec![place], 0x20_0000).unwrap();
         let spans: Vec<_> = [0, 0x1000, 0x3000, 0x10_1000].map(|at| pages.span(at).unwrap()).into();
         let span = |len, absent| LiveSpan { len, absent };
         assert_eq!(spans[0], span(0x1000, Some(Why::NotRam)));
@@ -186,7 +195,7 @@ mod tests {
         let bytes: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
         let host = bytes.as_ptr() as u64;
         let place = Place { at: 0, len: bytes.len() as u64, host, file: None };
-        let pages = Pages::new(own(), vec![place], bytes.len() as u64);
+        let pages = Pages::new(own(), vec![place], bytes.len() as u64).unwrap();
         let mut some = vec![0; 50_000];
         pages.read(12_345, &mut some).unwrap();
         assert_eq!(some, bytes[12_345..62_345]);
