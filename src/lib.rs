@@ -10,6 +10,7 @@ pub mod case;
 pub mod cli;
 pub mod disk;
 pub mod export;
+pub mod extract;
 pub mod image;
 pub mod memory;
 pub mod progress;

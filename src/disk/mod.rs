@@ -5,9 +5,7 @@
 //! length is bounded before memory is taken for it, every list that is followed has a visited set or a limit.
 
 pub mod address;
-pub mod extract;
 pub mod fs;
-pub mod names;
 pub mod owners;
 pub mod sort;
 pub mod volume;

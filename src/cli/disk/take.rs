@@ -1,7 +1,5 @@
 //! `extract` and `recover`: files into a new folder, with a manifest that maps safe names back to the ones in evidence.
 
-use std::collections::HashMap;
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,11 +10,10 @@ use super::super::Exit;
 use super::super::context::Context;
 use super::list::exit;
 use super::open::{Disk, Mounted};
-use crate::disk::extract::{Folder, write};
 use crate::disk::fs::{FileKind, Filesystem, Lost, Node};
-use crate::disk::names::Taken;
 use crate::disk::owners::{Owners, Wanted};
 use crate::disk::walk::How;
+use crate::extract;
 use crate::image::ReadAt;
 use crate::report::{json_name, printable};
 
@@ -34,16 +31,8 @@ pub(super) struct TakeArgs {
 /// Files that are named as those that took blocks of a lost one.
 const TAKERS: usize = 32;
 
-/// A folder that was made, and the names in it.
-struct Below {
-    folder: Folder,
-    taken: Taken,
-    path: String,
-}
-
 struct Tree {
-    below: HashMap<Vec<u8>, Below>,
-    manifest: std::fs::File,
+    made: extract::Tree,
     most: u64,
     good: bool,
 }
@@ -57,33 +46,8 @@ fn put(line: &mut serde_json::Value, key: &str, value: serde_json::Value) {
 impl Tree {
     fn create(args: &TakeArgs) -> Result<Self> {
         let made = || format!("could not make {}; it must not exist yet", args.output.display());
-        let folder = Folder::create(&args.output).with_context(made)?;
-        let manifest = folder.file("manifest.jsonl").context("could not write the manifest")?;
-        let root = Below { folder: folder.folder("files")?, taken: Taken::default(), path: "files".to_owned() };
-        let below = HashMap::from([(Vec::new(), root)]);
-        Ok(Self { below, manifest, most: args.max_file.unwrap_or(u64::MAX), good: true })
-    }
-
-    /// The folder for a path of evidence; made, with those above it, if it is not there.
-    fn folder(&mut self, path: &[u8]) -> Result<&mut Below> {
-        let (mut here, mut made) = (Vec::new(), Vec::new());
-        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
-            made.push((here.clone(), part.to_vec()));
-            here.push(b'/');
-            here.extend_from_slice(part);
-        }
-        for (above, part) in made {
-            let full = [above.as_slice(), b"/", &part].concat();
-            if !self.below.contains_key(&full) {
-                let parent = self.below.get_mut(&above).context("a folder went missing")?;
-                let safe = parent.taken.take(&part);
-                let folder =
-                    parent.folder.folder(&safe).with_context(|| format!("could not make {}/{safe}", parent.path))?;
-                let path = format!("{}/{safe}", parent.path);
-                self.below.insert(full, Below { folder, taken: Taken::default(), path });
-            }
-        }
-        self.below.get_mut(&here).context("a folder went missing")
+        let tree = extract::Tree::create(&args.output).with_context(made)?;
+        Ok(Self { made: tree, most: args.max_file.unwrap_or(u64::MAX), good: true })
     }
 
     /// Writes one file and its line. What cannot be written is said there, and does not stop the rest.
@@ -112,18 +76,14 @@ impl Tree {
             }
         };
         put(&mut line, "outcome", outcome);
-        writeln!(self.manifest, "{line}").context("could not write the manifest")
+        Ok(self.made.line(&line)?)
     }
 
     /// Writes content under a safe name; gives that name and how it went.
     fn content(&mut self, above: &[u8], own: &[u8], content: &dyn ReadAt) -> Result<(String, serde_json::Value)> {
-        let below = self.folder(above)?;
-        let safe = below.taken.take(own);
-        let full = format!("{}/{safe}", below.path);
-        let mut file = below.folder.file(&safe).with_context(|| format!("could not make {full}"))?;
-        let outcome = match write(content, &mut file) {
-            Ok(written) if written.missing == 0 => "complete".to_owned(),
-            Ok(written) => format!("partial: {} bytes could not be read and are zeros", written.missing),
+        let (full, written) = self.made.content(above, own, content)?;
+        let outcome = match written {
+            Ok(written) => written.outcome(),
             Err(error) => format!("failed: {error}"),
         };
         self.good &= outcome == "complete";
@@ -158,7 +118,7 @@ pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
             return Ok(());
         };
         if node.kind == Some(FileKind::Directory) {
-            tree.folder(&found.path)?;
+            tree.made.folder(&found.path)?;
         }
         let mut more = json!({});
         if node.kind == Some(FileKind::Link) {

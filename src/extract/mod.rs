@@ -4,6 +4,9 @@
 //! link is followed and nothing is overwritten. Links and devices are not made; the manifest tells of them. Owners and
 //! permissions are not taken over: a set-uid program from evidence stays a file.
 
+pub mod names;
+mod tree;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -13,6 +16,7 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
 use crate::image::{Kind, ReadAt, ReadError, map};
+pub use tree::Tree;
 
 /// Bytes that are read at a time.
 const CHUNK: u64 = 1 << 20;
@@ -34,6 +38,16 @@ impl Folder {
 
     fn make(at: impl rustix::fd::AsFd + Copy, name: &OsStr) -> io::Result<Self> {
         mkdirat(at, name, Mode::RWXU)?;
+        Self::enter(at, name)
+    }
+
+    /// Opens a folder in this one again.
+    fn open(&self, name: &str) -> io::Result<Self> {
+        refuse(name)?;
+        Self::enter(&self.0, OsStr::new(name))
+    }
+
+    fn enter(at: impl rustix::fd::AsFd, name: &OsStr) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         Ok(Self(openat(at, name, flags, Mode::empty())?))
     }
@@ -55,29 +69,44 @@ fn refuse(name: &str) -> io::Result<()> {
 }
 
 /// How a file was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
     /// Length in bytes.
     pub len: u64,
-    /// Of these, not readable: a hole here.
-    pub missing: u64,
+    /// Parts that evidence does not hold, first byte and length: holes here.
+    pub gaps: Vec<(u64, u64)>,
+}
+
+impl Written {
+    /// Bytes that are missing.
+    pub fn missing(&self) -> u64 {
+        self.gaps.iter().fold(0, |sum, (_, len)| sum.saturating_add(*len))
+    }
+
+    /// How it went, as the manifest says it.
+    pub fn outcome(&self) -> String {
+        match self.missing() {
+            0 => "complete".to_owned(),
+            missing => format!("partial: {missing} bytes could not be read and are zeros"),
+        }
+    }
 }
 
 /// Writes content; zeros stay holes, so do parts that cannot be read, and they are counted.
 pub fn write(content: &dyn ReadAt, to: &mut File) -> Result<Written, ReadError> {
     let failed = |error: io::Error| ReadError::io("write", "an extracted file")(error);
-    let mut missing = 0_u64;
-    let mut buffer = vec![0; crate::disk::us(CHUNK.min(content.len()))];
+    let mut gaps = Vec::new();
+    let mut buffer = vec![0; CHUNK.min(content.len()) as usize];
     for extent in map::walk(content, 0..content.len()) {
         let extent = extent?;
         match extent.kind {
             Kind::Zero => {}
-            Kind::Gap(_) => missing = missing.saturating_add(extent.len),
+            Kind::Gap(_) => gaps.push((extent.at, extent.len)),
             Kind::Data => {
                 to.seek(SeekFrom::Start(extent.at)).map_err(failed)?;
                 let mut at = extent.at;
                 while at < extent.end() {
-                    let len = crate::disk::us((extent.end() - at).min(CHUNK));
+                    let len = (extent.end() - at).min(CHUNK) as usize;
                     let Some(part) = buffer.get_mut(..len) else { break };
                     content.read_at(at, part)?;
                     to.write_all(part).map_err(failed)?;
@@ -87,5 +116,5 @@ pub fn write(content: &dyn ReadAt, to: &mut File) -> Result<Written, ReadError> 
         }
     }
     to.set_len(content.len()).map_err(failed)?;
-    Ok(Written { len: content.len(), missing })
+    Ok(Written { len: content.len(), gaps })
 }
