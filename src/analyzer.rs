@@ -6,7 +6,8 @@ use crate::report::{Column, Rows};
 
 use crate::memory::linux::{
     bash, boottime, capabilities, check_syscall, elfs, envars, findings, hidden_modules, hooks, ip, kmsg, kthreads,
-    lsmod, lsof, malfind, maps, mountinfo, namespaces, pidhashtable, psaux, pslist, psscan, pstree, sockets, suspects, tables,
+    lsmod, lsof, malfind, maps, mountinfo, namespaces, pidhashtable, psaux, pslist, psscan, pstree, sockets, suspects,
+    tables,
 };
 
 /// One question.
@@ -61,8 +62,7 @@ pub static ALL: &[Analyzer] = &[
     linux("linux.bash", "what was typed into shells", bash::COLUMNS, bash::run),
     linux("linux.boottime", "when the guest was booted", boottime::COLUMNS, boottime::run),
     linux("linux.kthreads", "threads of the kernel and what they run", kthreads::COLUMNS, kthreads::run),
-    linux("linux.psscan", "processes anywhere in memory, listed or not", psscan::COLUMNS, psscan::run)
-        .scanning(),
+    linux("linux.psscan", "processes anywhere in memory, listed or not", psscan::COLUMNS, psscan::run).scanning(),
     linux("linux.pidhashtable", "processes of the table of numbers", pidhashtable::COLUMNS, pidhashtable::run),
     linux("linux.capabilities", "what each process may do", capabilities::COLUMNS, capabilities::run),
     linux(
@@ -103,8 +103,7 @@ pub static ALL: &[Analyzer] = &[
         suspects::process_spoofing,
     ),
     linux("linux.ptrace", "who traces whom", suspects::PTRACE, suspects::ptrace),
-    linux("linux.findings", "what a responder looks at first", findings::COLUMNS, findings::run)
-        .scanning(),
+    linux("linux.findings", "what a responder looks at first", findings::COLUMNS, findings::run).scanning(),
 ];
 
 /// The one of this name.

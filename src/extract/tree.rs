@@ -117,7 +117,10 @@ mod tests {
             tree.folder(format!("/many/{n}/..").as_bytes()).unwrap();
         }
         let (path, written) = tree.content(b"/many/0/..", b"../a\0", &InMemory(b"content".to_vec())).unwrap();
-        assert_eq!((path.as_str(), written.unwrap().outcome()), ("files/many/0/_%2e%2e/..%2fa%00", "complete".to_owned()));
+        assert_eq!(
+            (path.as_str(), written.unwrap().outcome()),
+            ("files/many/0/_%2e%2e/..%2fa%00", "complete".to_owned())
+        );
         assert_eq!(std::fs::read(root.join(&path)).unwrap(), b"content");
         let (again, _) = tree.content(b"/many/0/..", b"../A\0", &InMemory(Vec::new())).unwrap();
         assert_eq!(again, "files/many/0/_%2e%2e/..%2fA%00~2");

@@ -78,7 +78,10 @@ mod tests {
 
         fn read(&self, at: u64, into: &mut [u8]) -> Result<(), LiveError> {
             match at / 0x1000 {
-                0 => Ok(into.fill(9)),
+                0 => {
+                    into.fill(9);
+                    Ok(())
+                }
                 1 => Err(LiveError::Absent { at, len: 0x2000 - at, why: Why::Sparse }),
                 _ => Err(LiveError::Io(io::ErrorKind::BrokenPipe.into())),
             }

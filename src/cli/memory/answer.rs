@@ -46,9 +46,11 @@ pub(super) fn ask(analyzers: &[&'static Analyzer], args: &Args, context: &Contex
         kernel.look_around();
     }
     let mut printer = Printer::new(form, context);
-    let printed = at_once(analyzers, |analyzer| answer(analyzer, &kernel, args, form), |analyzer, answer| {
-        printer.print(analyzer, answer)
-    });
+    let printed = at_once(
+        analyzers,
+        |analyzer| answer(analyzer, &kernel, args, form),
+        |analyzer, answer| printer.print(analyzer, answer),
+    );
     if let Some(why) = kernel.physical().broken() {
         printer.exit = Exit::Partial;
         context.say(&format!("{} could not be read everywhere: {}", args.image.display(), printable(why)));
@@ -88,7 +90,7 @@ fn at_once(
             while let Some((n, analyzer)) = turns.peek()
                 && let Some(answer) = waiting.get_mut(*n).and_then(Option::take)
             {
-                if let Err(error) = take(analyzer, answer) {
+                if let Err(error) = take(**analyzer, answer) {
                     enough.store(true, Ordering::Relaxed);
                     return Err(error);
                 }

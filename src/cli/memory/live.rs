@@ -30,6 +30,9 @@ pub(super) fn open(uri: &Uri, access: &AccessArgs, context: &Context) -> Result<
         Ok((facts, live.memory().await?))
     })??;
     let (name, source) = (printable(&facts.name), printable(memory.source()));
-    context.say(&format!("live: {name} ({}) is read in place ({source}) and is not stopped: rows are of no single instant", facts.state));
+    context.say(&format!(
+        "live: {name} ({}) is read in place ({source}) and is not stopped: rows are of no single instant",
+        facts.state
+    ));
     Ok(Image::live(memory))
 }

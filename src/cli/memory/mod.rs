@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result};
 
 use answer::Labelled;
 
+use crate::analyzer::{self, Analyzer};
 use crate::cli::Exit;
 use crate::cli::access::AccessArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::UsageError;
 use crate::cli::image::OpenArgs;
-use crate::analyzer::{self, Analyzer};
 use crate::image::Image;
 use crate::memory::Physical;
 use crate::memory::linux::{Kernel, info};

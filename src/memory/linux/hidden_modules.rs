@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::super::{MemoryError, Outcome};
 use super::super::cells::text;
+use super::super::{MemoryError, Outcome};
 use super::{Ask, Kernel, Object, lsmod};
 use crate::report::{Cell, Column, Rows};
 
@@ -89,7 +89,9 @@ const PAGE: u64 = 4096;
 /// Modules that are in the memory which the kernel gives to modules.
 fn in_memory(kernel: &Kernel) -> Outcome<Vec<Object<'_>>> {
     // `struct mod_tree_root`: behind the tree, the lowest and the highest address that a module ever had.
-    let ends = kernel.symbol("mod_tree")?.wrapping_add(kernel.types.find("latch_tree_root").map_or(24, |id| kernel.types.size(id)));
+    let ends = kernel
+        .symbol("mod_tree")?
+        .wrapping_add(kernel.types.find("latch_tree_root").map_or(24, |id| kernel.types.size(id)));
     let (low, high) = (kernel.space.u64(ends)? & !(PAGE - 1), kernel.space.u64(ends.wrapping_add(8))?);
     if low > high || high - low > AREA || low >> 63 == 0 {
         return Err(MemoryError::corrupt("mod_tree", ends, format!("modules from {low:#x} to {high:#x}")));
@@ -111,6 +113,7 @@ fn in_memory(kernel: &Kernel) -> Outcome<Vec<Object<'_>>> {
 
 /// Has it a state that there is, and a name?
 fn plausible(module: &Object<'_>) -> bool {
-    let named = module.text("name").is_ok_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()));
+    let named =
+        module.text("name").is_ok_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()));
     named && module.u64("state").is_ok_and(|state| state < 4)
 }

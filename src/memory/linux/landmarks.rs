@@ -53,6 +53,8 @@ impl Kernel {
         }
         // Not under the lock: a thread that waits for parts of a pass may be given another scanner to run, which would wait for the lock.
         let words = ALL.iter().flat_map(|landmark| (landmark.words)(self)).collect();
-        Arc::clone(known().insert(Arc::new(scan::words(self.physical(), words))))
+        let seen = Arc::new(scan::words(self.physical(), words));
+        *known() = Some(Arc::clone(&seen));
+        seen
     }
 }

@@ -109,10 +109,11 @@ impl Ask {
 
     /// Something is missing from the answer, and this is why.
     pub fn note(&self, text: impl Into<String>) {
+        let text = text.into();
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        // Hostile memory could fill a terminal.
-        if notes.len() < 100 {
-            notes.push(text.into());
+        // Hostile memory could fill a terminal; and what two parts of an answer lack is told once.
+        if notes.len() < 100 && !notes.contains(&text) {
+            notes.push(text);
         }
     }
 

@@ -12,6 +12,10 @@ const MOST: u64 = 16 << 20;
 /// The most bytes of all of them.
 const MOST_OF_ALL: usize = 48 << 20;
 
+/// Modules with their types, and modules whose types cannot be had, with why.
+type Copies = Vec<(String, Vec<u8>)>;
+type Refused = Vec<(String, String)>;
+
 impl Kernel {
     /// The same kernel, with the types of its modules besides its own.
     pub(super) fn with_module_types(mut self) -> Self {
@@ -29,8 +33,7 @@ impl Kernel {
     }
 
     /// Each module with its types, and those that cannot be had.
-    #[expect(clippy::type_complexity, reason = "two lists of pairs, named where they are used")]
-    fn types_of_modules(&self) -> Outcome<(Vec<(String, Vec<u8>)>, Vec<(String, String)>)> {
+    fn types_of_modules(&self) -> Outcome<(Copies, Refused)> {
         let (base, names) = (u64::from(self.types.count()), self.types.names_len() as u64);
         let walked = self.list(self.symbol("btf_modules")?, "btf_module", "list")?;
         let (mut found, mut refused, mut sum) = (Vec::new(), Vec::new(), 0);
@@ -55,7 +58,9 @@ impl Kernel {
         let wrong = |why: String| MemoryError::corrupt("a module's types (struct btf)", btf.at, why);
         let (first, text) = (btf.u64("start_id")?, btf.u64("start_str_off")?);
         if (first, text) != (base, names) {
-            return Err(wrong(format!("they go on from type {first} and name {text}, the kernel's end at {base} and {names}")));
+            return Err(wrong(format!(
+                "they go on from type {first} and name {text}, the kernel's end at {base} and {names}"
+            )));
         }
         let len = btf.u64("data_size")?;
         if len > MOST {

@@ -46,10 +46,8 @@ pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
 }
 
 /// Where tasks are.
-pub(super) static TASKS: Landmark = Landmark {
-    of: "a task",
-    words: |kernel| CLASSES.iter().filter_map(|name| kernel.symbols.address(name)).collect(),
-};
+pub(super) static TASKS: Landmark =
+    Landmark { of: "a task", words: |kernel| CLASSES.iter().filter_map(|name| kernel.symbols.address(name)).collect() };
 
 /// Every task that memory holds, with its physical address.
 pub(super) fn found<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<(u64, Task<'k>)>> {

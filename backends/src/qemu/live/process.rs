@@ -54,7 +54,8 @@ impl Process {
     /// Is it the process whose threads run the guest's CPUs? Whoever listens on a socket may be a helper that only passed it on.
     pub(super) fn runs(&self, on: &str, threads: &[i32]) -> Result<(), BackendError> {
         let other = |why: String| {
-            Err(BackendError::unsupported(WHAT, on, why).advise("name a socket that this very QEMU listens on: -qmp unix:PATH,server=on,wait=off"))
+            Err(BackendError::unsupported(WHAT, on, why)
+                .advise("name a socket that this very QEMU listens on: -qmp unix:PATH,server=on,wait=off"))
         };
         if threads.is_empty() {
             return other("it names no threads of CPUs, so that nothing tells which process it is".to_owned());
@@ -70,7 +71,13 @@ impl Process {
     }
 
     /// Adds where `range` lies, whose first byte is at `host`: in one piece for each mapping that it goes through.
-    pub(super) fn place(&self, range: &Range, host: u64, on: &str, places: &mut Vec<Place>) -> Result<(), BackendError> {
+    pub(super) fn place(
+        &self,
+        range: &Range,
+        host: u64,
+        on: &str,
+        places: &mut Vec<Place>,
+    ) -> Result<(), BackendError> {
         let absent = |at: u64| {
             let found = format!("process {} has nothing readable mapped at {at:#x}", self.pid);
             BackendError::corrupt(WHAT, on, &range.name, "memory where QEMU says it is", found)
@@ -78,7 +85,8 @@ impl Process {
         let end = host.checked_add(range.len).ok_or_else(|| absent(host))?;
         let mut at = host;
         while at < end {
-            let next = self.mappings.iter().find(|mapping| (mapping.begin..mapping.end).contains(&at) && mapping.readable);
+            let next =
+                self.mappings.iter().find(|mapping| (mapping.begin..mapping.end).contains(&at) && mapping.readable);
             let mapping = next.ok_or_else(|| absent(at))?;
             let upto = mapping.end.min(end);
             let file = match mapping.file {
@@ -95,12 +103,13 @@ impl Process {
     fn file(&self, mapping: &Mapping, on: &str) -> Result<Option<Arc<File>>, BackendError> {
         let found = self.by_mapping(mapping).or_else(|| self.by_descriptor(mapping));
         let file = found.ok_or_else(|| {
-            let why = "the guest's memory is in a file that cannot be opened, so that pages it never touched cannot be told";
+            let why =
+                "the guest's memory is in a file that cannot be opened, so that pages it never touched cannot be told";
             BackendError::unsupported(WHAT, on, why).advise("run it as root")
         })?;
         let kind = rustix::fs::fstatfs(&file).map_err(|e| BackendError::io(WHAT, on, &e.into()))?;
         // Of huge pages its holder has none in swap and none that only the file knows.
-        Ok((kind.f_type as u64 != HUGETLBFS).then(|| Arc::new(file)))
+        Ok((u64::try_from(kind.f_type).ok() != Some(HUGETLBFS)).then(|| Arc::new(file)))
     }
 
     fn by_mapping(&self, mapping: &Mapping) -> Option<File> {
@@ -129,7 +138,9 @@ fn open_same(path: &Path, mapping: &Mapping) -> Option<File> {
 fn denied(path: &Path, on: &str, error: &io::Error) -> BackendError {
     let failed = BackendError::io(format!("{WHAT} ({})", path.display()), on, error);
     match error.kind() {
-        io::ErrorKind::PermissionDenied => failed.advise("run it as root, or as the user QEMU runs as with kernel.yama.ptrace_scope=0"),
+        io::ErrorKind::PermissionDenied => {
+            failed.advise("run it as root, or as the user QEMU runs as with kernel.yama.ptrace_scope=0")
+        }
         _ => failed,
     }
 }

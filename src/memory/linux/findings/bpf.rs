@@ -5,8 +5,17 @@ use super::super::{Ask, Kernel, Object};
 use super::{Finding, Severity, code_at};
 
 /// Types that see what is not their own (`enum bpf_prog_type`): tracing, packets of every card, decisions of security.
-const FAR: [&str; 9] =
-    ["KPROBE", "TRACEPOINT", "PERF_EVENT", "RAW_TRACEPOINT", "RAW_TRACEPOINT_WRITABLE", "TRACING", "LSM", "XDP", "SCHED_CLS"];
+const FAR: [&str; 9] = [
+    "KPROBE",
+    "TRACEPOINT",
+    "PERF_EVENT",
+    "RAW_TRACEPOINT",
+    "RAW_TRACEPOINT_WRITABLE",
+    "TRACING",
+    "LSM",
+    "XDP",
+    "SCHED_CLS",
+];
 
 pub(super) fn look(kernel: &Kernel, _: &Ask) -> Outcome<Vec<Finding>> {
     // A kernel without eBPF has no table of programs.
@@ -23,7 +32,8 @@ pub(super) fn look(kernel: &Kernel, _: &Ask) -> Outcome<Vec<Finding>> {
 
 fn told(kernel: &Kernel, id: u64, program: &Object<'_>) -> Finding {
     let kind = kind(kernel, program).unwrap_or_else(|| "unknown".to_owned());
-    let name = program.text("aux.name").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "without a name".to_owned());
+    let name =
+        program.text("aux.name").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "without a name".to_owned());
     let by = program.u64("aux.user.uid.val").map_or_else(|_| String::new(), |uid| format!(", loaded by user {uid}"));
     let function = program.u64("bpf_func").unwrap_or(0);
     let far = FAR.contains(&kind.as_str());

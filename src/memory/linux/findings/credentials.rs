@@ -25,20 +25,27 @@ pub(super) fn look(kernel: &Kernel, ask: &Ask) -> Outcome<Vec<Finding>> {
 }
 
 fn changed(kernel: &Kernel, task: &Task<'_>, first: Option<u64>) -> Vec<Finding> {
+    let (Ok(own), Ok(real)) = (task.0.u64("cred"), task.0.u64("real_cred")) else { return Vec::new() };
     let mut found = Vec::new();
     let mut add = |severity, what, at, evidence, innocent| {
         found.push(Finding { severity, what, pid: task.pid().ok(), at, evidence, bytes: Vec::new(), innocent });
     };
-    let (Ok(own), Ok(real)) = (task.0.u64("cred"), task.0.u64("real_cred")) else { return found };
     let name = task.comm().unwrap_or_default();
     if first == Some(own) || first == Some(real) {
         let evidence = format!("{name} has the credentials of the kernel itself (init_cred)");
         add(Severity::High, "changed credentials", own, evidence, "nothing that is known");
     } else if own != real {
         let evidence = format!("{name} acts with other credentials than its own ({own:#x}, not {real:#x})");
-        add(Severity::Low, "changed credentials", own, evidence, "the kernel acts for it just now: overlayfs, NFS, access()");
+        add(
+            Severity::Low,
+            "changed credentials",
+            own,
+            evidence,
+            "the kernel acts for it just now: overlayfs, NFS, access()",
+        );
     }
-    let parent = task.0.follow("real_parent").ok().filter(|parent| parent.u64("cred.uid.val").is_ok_and(|uid| uid != 0));
+    let parent =
+        task.0.follow("real_parent").ok().filter(|parent| parent.u64("cred.uid.val").is_ok_and(|uid| uid != 0));
     if let (Some(parent), Ok(0)) = (parent, task.0.u64("cred.uid.val")) {
         let uid = parent.u64("cred.uid.val").unwrap_or(0);
         let (from, pid) = (parent.text("comm").unwrap_or_default(), parent.i64("tgid").unwrap_or(0));
@@ -47,8 +54,15 @@ fn changed(kernel: &Kernel, task: &Task<'_>, first: Option<u64>) -> Vec<Finding>
     }
     let effective = task.0.get("cred.cap_effective").and_then(|set| capabilities::bits(&set)).unwrap_or(0);
     if effective != 0 && task.0.u64("cred.euid.val").is_ok_and(|euid| euid != 0) {
-        let evidence = format!("{name} is not root and may {}", capabilities::named(effective, capabilities::last(kernel)));
-        add(Severity::Low, "capabilities without root", own, evidence, "a service that gave up root and kept what it needs");
+        let evidence =
+            format!("{name} is not root and may {}", capabilities::named(effective, capabilities::last(kernel)));
+        add(
+            Severity::Low,
+            "capabilities without root",
+            own,
+            evidence,
+            "a service that gave up root and kept what it needs",
+        );
     }
     found
 }
