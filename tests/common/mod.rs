@@ -11,5 +11,6 @@ pub mod control;
 pub mod counter;
 pub mod guest;
 pub mod killer;
+pub mod live;
 pub mod memory;
 pub mod run;
