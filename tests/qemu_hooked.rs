@@ -134,7 +134,7 @@ fn findings_tell_all_of_it(memory: &Memory<'_>) -> Result<()> {
             .find(|row| row["finding"] == what && row["evidence"].as_str().is_some_and(|text| text.contains(words)))
     };
     for (what, words, severity) in [
-        ("hidden module", "impound_planted is in memory", "high"),
+        ("hidden module", "impound_planted is in mod_tree and memory", "high"),
         ("hooked system call", "64bit call 83 leads to", "high"),
         ("hook outside of all code", "in the hidden module impound_planted", "high"),
         ("keyboard notifier", "in the hidden module impound_planted", "high"),

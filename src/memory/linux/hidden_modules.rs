@@ -34,21 +34,33 @@ pub fn run_check(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()>
 /// Modules that are not in the list, and where they are.
 pub(super) fn hidden<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<(Object<'k>, &'static str)>> {
     let listed: HashSet<u64> = lsmod::modules(kernel, ask)?.iter().map(|module| module.at).collect();
-    let mut found = BTreeMap::new();
-    let places: [(&'static str, Outcome<Vec<Object<'k>>>); 3] =
-        [("mod_tree", in_tree(kernel, ask)), ("sysfs", in_sysfs(kernel, ask)), ("memory", in_memory(kernel))];
-    for (place, modules) in places {
+    let mut found: BTreeMap<u64, (Object<'k>, usize)> = BTreeMap::new();
+    let places = [("mod_tree", in_tree(kernel, ask)), ("sysfs", in_sysfs(kernel, ask)), ("memory", in_memory(kernel))];
+    for (n, (place, modules)) in places.into_iter().enumerate() {
         match modules {
             Ok(modules) => {
                 for module in modules.into_iter().filter(|module| !listed.contains(&module.at)) {
-                    found.entry(module.at).or_insert((module, place));
+                    found.entry(module.at).or_insert((module, 0)).1 |= 1 << n;
                 }
             }
             Err(error) => ask.note(format!("modules of {place}: {error}")),
         }
     }
-    Ok(found.into_values().collect())
+    let named = |(module, places): (Object<'k>, usize)| (module, PLACES.get(places).copied().unwrap_or_default());
+    Ok(found.into_values().map(named).collect())
 }
+
+/// Where a module was found: a bit each for the tree, sysfs and memory.
+const PLACES: [&str; 8] = [
+    "",
+    "mod_tree",
+    "sysfs",
+    "mod_tree and sysfs",
+    "memory",
+    "mod_tree and memory",
+    "sysfs and memory",
+    "mod_tree, sysfs and memory",
+];
 
 fn in_sysfs<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<Object<'k>>> {
     let set = kernel.space.u64(kernel.symbol("module_kset")?)?;

@@ -183,7 +183,7 @@ impl Btf {
         self.bytes.len() - self.strings
     }
 
-    /// Length of all of it in bytes.
+    /// Length of all of it in bytes, header included.
     pub fn size_in_memory(&self) -> usize {
         self.bytes.len()
     }
