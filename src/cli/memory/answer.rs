@@ -75,22 +75,22 @@ fn at_once(
         let work = &work;
         threads.spawn(move || {
             rayon::scope_fifo(|pool| {
-                for (n, analyzer) in analyzers.iter().enumerate() {
+                for (n, &analyzer) in analyzers.iter().enumerate() {
                     let send = send.clone();
                     pool.spawn_fifo(move |_| work(&send, n, analyzer));
                 }
             });
         });
         let mut waiting: Vec<Option<Answer>> = analyzers.iter().map(|_| None).collect();
-        let mut turns = analyzers.iter().enumerate().peekable();
+        let mut turns = analyzers.iter().copied().enumerate().peekable();
         for (n, answer) in answers {
             if let Some(place) = waiting.get_mut(n) {
                 *place = Some(answer);
             }
-            while let Some((n, analyzer)) = turns.peek()
-                && let Some(answer) = waiting.get_mut(*n).and_then(Option::take)
+            while let Some(&(n, analyzer)) = turns.peek()
+                && let Some(answer) = waiting.get_mut(n).and_then(Option::take)
             {
-                if let Err(error) = take(**analyzer, answer) {
+                if let Err(error) = take(analyzer, answer) {
                     enough.store(true, Ordering::Relaxed);
                     return Err(error);
                 }

@@ -20,6 +20,7 @@ use crate::image::Image;
 use crate::memory::Physical;
 use crate::memory::linux::{Kernel, info};
 use crate::memory::symbols::isf::Isf;
+use crate::report::Rows as _;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
