@@ -142,7 +142,7 @@ fn findings_tell_all_of_it(memory: &Memory<'_>) -> Result<()> {
         ("odd program", "the file is in memory only", "medium"),
         ("raw socket", "plant-sockets holds a raw socket, IPv4", "low"),
         ("raw socket", "plant-sockets holds a packet socket", "low"),
-        ("raw socket", "plant-filter holds a packet socket, protocol 8, as descriptor", "low"),
+        ("raw socket", "plant-filter holds a packet socket", "low"),
         ("BPF program", "planted_filter, of type SOCKET_FILTER", "low"),
         ("capabilities without root", "may cap_net_raw,cap_sys_ptrace", "low"),
     ] {
