@@ -72,11 +72,11 @@ fn odd_programs_are_found(memory: &Memory<'_>) -> Result<()> {
     Ok(())
 }
 
-/// One program has mounts, network, IPC and hostname of its own, and shares the rest.
+/// One program has mounts, network, IPC and hostname of its own, and shares the rest. The kernel keeps 15 bytes of its name.
 fn namespaces_are_told_apart(memory: &Memory<'_>) -> Result<()> {
     let rows = memory.rows("linux.namespaces")?;
     let of = |comm: &str| rows.iter().find(|row| row["comm"] == comm).with_context(|| format!("no {comm}"));
-    let (first, apart, other) = (of("init")?, of("plant-namespaces")?, of("plant-rwx")?);
+    let (first, apart, other) = (of("init")?, of("plant-namespace")?, of("plant-rwx")?);
     for own in ["net_ns", "mnt_ns", "uts_ns", "ipc_ns"] {
         ensure!(
             first[own].is_i64() && first[own] == other[own] && first[own] != apart[own],
@@ -141,8 +141,8 @@ fn findings_tell_all_of_it(memory: &Memory<'_>) -> Result<()> {
         ("odd program", "it poses as a thread of the kernel", "high"),
         ("odd program", "the file is in memory only", "medium"),
         ("raw socket", "plant-sockets holds a raw socket, IPv4", "low"),
-        ("raw socket", "plant-sockets holds a packet socket", "low"),
-        ("raw socket", "plant-filter holds a packet socket", "low"),
+        ("raw socket", "plant-sockets holds a packet socket, protocol 0x0003", "low"),
+        ("raw socket", "plant-filter holds a packet socket, protocol 0x0800, as descriptor 4, with a filter", "low"),
         ("BPF program", "planted_filter, of type SOCKET_FILTER", "low"),
         ("capabilities without root", "may cap_net_raw,cap_sys_ptrace", "low"),
     ] {

@@ -62,6 +62,8 @@ fn the_kernel_is_found(memory: &Memory<'_>) -> Result<()> {
     assert_eq!(value("hostname")?, "web01");
     assert!(value("banner")?.as_str().is_some_and(|banner| banner.starts_with("Linux version 6.")));
     assert_eq!((value("cpus")?, value("page_table_levels")?), (2.into(), 4.into()));
+    // Each module of this kernel brought types.
+    assert_eq!(value("modules_with_types")?, memory.rows("linux.lsmod")?.len());
     assert!(value("symbols")?.as_i64().is_some_and(|count| count > 50_000));
     assert!(value("sure_because")?.as_str().is_some_and(|why| why.contains("map _text")));
     let boot: jiff::Timestamp = value("boot_time")?.as_str().context("no boot time")?.parse()?;
@@ -258,6 +260,9 @@ fn what_was_hidden_is_found(image: &Path) -> Result<()> {
         write(previous, next)?;
         write(next + 8, previous)
     };
+    // A type that only a module has, with a member of one that the kernel has.
+    let cards = kernel.object("virtnet_info", 0)?;
+    assert!(cards.has("vdev") && cards.has("dev.name") && kernel.types.size(cards.id) > 100);
     let tasks = kernel.processes(&Ask::default())?;
     let shell = tasks.iter().find(|task| task.comm().is_ok_and(|comm| comm == "planted-shell")).context("no shell")?;
     unlink(shell.0.get("tasks")?.at)?;
@@ -322,7 +327,7 @@ fn a_torn_walk_is_tried_again(image: &Path) -> Result<()> {
         let settled = settle(&kernel, Ask::default, pslist::run);
         assert_eq!(settled.tries, tries, "{times} times torn: {:?}", settled.notes);
         if times == u64::MAX {
-            assert_eq!(settled.rows.len(), 10);
+            assert_eq!(settled.rows.len(), 11);
             assert!(settled.notes[0].contains("it changed while it was read"), "{:?}", settled.notes);
         } else {
             assert!(settled.rows == truth.rows && settled.notes.is_empty(), "{times} times torn");

@@ -62,7 +62,7 @@ pub(super) fn ask(analyzers: &[&'static Analyzer], args: &Args, context: &Contex
 fn at_once(
     analyzers: &[&'static Analyzer],
     ask: impl Fn(&'static Analyzer) -> Answer + Sync,
-    mut take: impl FnMut(&'static Analyzer, Answer) -> Result<()>,
+    take: impl FnMut(&'static Analyzer, Answer) -> Result<()>,
 ) -> Result<()> {
     let (enough, (send, answers)) = (AtomicBool::new(false), mpsc::channel());
     let work = |send: &mpsc::Sender<(usize, Answer)>, n: usize, analyzer: &'static Analyzer| {
@@ -81,24 +81,32 @@ fn at_once(
                 }
             });
         });
-        let mut waiting: Vec<Option<Answer>> = analyzers.iter().map(|_| None).collect();
-        let mut turns = analyzers.iter().copied().enumerate().peekable();
-        for (n, answer) in answers {
-            if let Some(place) = waiting.get_mut(n) {
-                *place = Some(answer);
-            }
-            while let Some(&(n, analyzer)) = turns.peek()
-                && let Some(answer) = waiting.get_mut(n).and_then(Option::take)
-            {
-                if let Err(error) = take(analyzer, answer) {
-                    enough.store(true, Ordering::Relaxed);
-                    return Err(error);
-                }
-                turns.next();
-            }
-        }
-        Ok(())
+        let taken = in_turn(analyzers, answers, take);
+        enough.store(taken.is_err(), Ordering::Relaxed);
+        taken
     })
+}
+
+/// Hands over each answer once all before it were.
+fn in_turn(
+    analyzers: &[&'static Analyzer],
+    answers: mpsc::Receiver<(usize, Answer)>,
+    mut take: impl FnMut(&'static Analyzer, Answer) -> Result<()>,
+) -> Result<()> {
+    let mut waiting: Vec<Option<Answer>> = analyzers.iter().map(|_| None).collect();
+    let mut turns = analyzers.iter().copied().enumerate().peekable();
+    for (n, answer) in answers {
+        if let Some(place) = waiting.get_mut(n) {
+            *place = Some(answer);
+        }
+        while let Some(&(n, analyzer)) = turns.peek()
+            && let Some(answer) = waiting.get_mut(n).and_then(Option::take)
+        {
+            take(analyzer, answer)?;
+            turns.next();
+        }
+    }
+    Ok(())
 }
 
 /// Writes answers one behind the other.

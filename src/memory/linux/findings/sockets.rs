@@ -1,10 +1,11 @@
 //! Sockets that see what is not addressed to them: raw ones, and those of packets.
 
 use super::super::super::Outcome;
-use super::super::{Ask, Kernel, files, sockets};
+use super::super::{Ask, Kernel, Object, files, sockets};
 use super::{Finding, Severity};
 
 const RAW: u64 = 3;
+const PACKET: u64 = 17;
 
 pub(super) fn look(kernel: &Kernel, ask: &Ask) -> Outcome<Vec<Finding>> {
     let mut found = Vec::new();
@@ -15,10 +16,10 @@ pub(super) fn look(kernel: &Kernel, ask: &Ask) -> Outcome<Vec<Finding>> {
             let what = match (family, kind) {
                 (Ok(2), Ok(RAW)) => "raw socket, IPv4",
                 (Ok(10), Ok(RAW)) => "raw socket, IPv6",
-                (Ok(17), Ok(_)) => "packet socket",
+                (Ok(PACKET), Ok(_)) => "packet socket",
                 _ => continue,
             };
-            let protocol = sock.u64("sk_protocol").unwrap_or(0);
+            let protocol = protocol(&sock).unwrap_or_else(|| "unknown".to_owned());
             let filter = if sock.u64("sk_filter").is_ok_and(|filter| filter != 0) { ", with a filter" } else { "" };
             let name = task.comm().unwrap_or_default();
             found.push(Finding {
@@ -33,4 +34,13 @@ pub(super) fn look(kernel: &Kernel, ask: &Ask) -> Outcome<Vec<Finding>> {
         }
     }
     Ok(found)
+}
+
+/// The protocol that it sees: of IP by its number, of a card by the type of its frames, which is kept in the order of the wire.
+fn protocol(sock: &Object<'_>) -> Option<String> {
+    if sock.u64("__sk_common.skc_family").ok()? == PACKET {
+        let kind = sock.as_type("packet_sock").ok()?.u64("num").ok()?;
+        return Some(format!("{:#06x}", (kind as u16).swap_bytes()));
+    }
+    Some(sock.u64("sk_protocol").ok()?.to_string())
 }

@@ -23,9 +23,8 @@ impl Btf {
         let mut all =
             Self { bytes, records: self.records.clone(), strings: self.strings, names: ByName::new(Vec::new()) };
         for (module, bytes) in modules {
-            match all.append(&base, bytes, &mut named) {
-                Ok(()) => {}
-                Err(why) => refused.push((module.clone(), why)),
+            if let Err(why) = all.append(&base, bytes, &mut named) {
+                refused.push((module.clone(), why));
             }
         }
         let more = named.into_iter().map(|(name, id)| (hash(all.text(name)), id));
@@ -124,7 +123,8 @@ impl Moved<'_> {
             15 => (12, None, Some(0)),
             _ => (0, None, None),
         };
-        for n in 0..if step == 0 { 0 } else { record.vlen as usize } {
+        let parts = if step == 0 { 0 } else { record.vlen as usize };
+        for n in 0..parts {
             let part = body + n * step;
             if let Some(word) = name {
                 put(types, part + word, self.name(u32_at(types, part + word)?)?)?;
