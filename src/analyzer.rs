@@ -6,8 +6,8 @@ use crate::report::{Column, Rows};
 
 use crate::memory::linux::{
     bash, boottime, capabilities, check_syscall, elfs, envars, fbdev, findings, hidden_modules, hooks, ip, kmsg,
-    kthreads, lsmod, lsof, malfind, maps, module_extract, mountinfo, pagecache, pidhashtable, psaux, pscallstack,
-    pslist, psscan, pstree, sockets, sockscan, strings, suspects, tables, tracing, vmaregexscan, yarascan,
+    kthreads, lsmod, lsof, malfind, maps, module_extract, mountinfo, namespaces, pagecache, pidhashtable, psaux,
+    pscallstack, pslist, psscan, pstree, sockets, sockscan, strings, suspects, tables, tracing, vmaregexscan, yarascan,
 };
 
 /// One question.
@@ -20,6 +20,8 @@ pub struct Analyzer {
     pub columns: &'static [Column],
     /// How it is answered; the variant says of what.
     pub run: Run,
+    /// It looks through all of memory: several such share one pass ([`Kernel::look_around`]).
+    pub scans: bool,
     /// What it looks at besides `--pid` and `--threads`.
     pub takes: &'static [Takes],
     /// What it cannot do without: `all` leaves it out where that is not given. One of several is enough.
@@ -61,6 +63,11 @@ impl Takes {
 }
 
 impl Analyzer {
+    const fn scanning(mut self) -> Self {
+        self.scans = true;
+        self
+    }
+
     const fn taking(mut self, takes: &'static [Takes]) -> Self {
         self.takes = takes;
         self
@@ -85,7 +92,7 @@ const fn linux(
     columns: &'static [Column],
     run: fn(&Kernel, &Ask, &mut dyn Rows) -> Outcome<()>,
 ) -> Analyzer {
-    Analyzer { name, about, columns, run: Run::Linux(run), takes: &[], needs: &[] }
+    Analyzer { name, about, columns, run: Run::Linux(run), scans: false, takes: &[], needs: &[] }
 }
 
 /// All of them, in the order in which `all` asks.
@@ -99,11 +106,12 @@ pub static ALL: &[Analyzer] = &[
     linux("linux.proc.maps", "what each process has mapped", maps::COLUMNS, maps::run).taking(&[Takes::Output]),
     linux("linux.sockstat", "sockets of each process", sockets::COLUMNS, sockets::run),
     linux("linux.mountinfo", "mounts of each namespace", mountinfo::COLUMNS, mountinfo::run),
+    linux("linux.namespaces", "which view of the system each process has", namespaces::COLUMNS, namespaces::run),
     linux("linux.kmsg", "the kernel's log", kmsg::COLUMNS, kmsg::run),
     linux("linux.bash", "what was typed into shells", bash::COLUMNS, bash::run),
     linux("linux.boottime", "when the guest was booted", boottime::COLUMNS, boottime::run),
     linux("linux.kthreads", "threads of the kernel and what they run", kthreads::COLUMNS, kthreads::run),
-    linux("linux.psscan", "processes anywhere in memory, listed or not", psscan::COLUMNS, psscan::run),
+    linux("linux.psscan", "processes anywhere in memory, listed or not", psscan::COLUMNS, psscan::run).scanning(),
     linux("linux.pidhashtable", "processes of the table of numbers", pidhashtable::COLUMNS, pidhashtable::run),
     linux("linux.capabilities", "what each process may do", capabilities::COLUMNS, capabilities::run),
     linux(
@@ -186,7 +194,7 @@ pub static ALL: &[Analyzer] = &[
     linux("linux.strings", "whose memory a place of the image is", strings::COLUMNS, strings::run)
         .taking(&[Takes::Strings, Takes::Regex])
         .needing(&[Takes::Strings, Takes::Regex]),
-    linux("linux.findings", "what a responder looks at first", findings::COLUMNS, findings::run),
+    linux("linux.findings", "what a responder looks at first", findings::COLUMNS, findings::run).scanning(),
 ];
 
 /// The one of this name.

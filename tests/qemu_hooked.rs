@@ -27,6 +27,7 @@ fn what_an_intruder_left_is_found() -> Result<()> {
     who_is_called_is_found(&memory)?;
     the_module_is_written_out(&memory, guest.folder())?;
     odd_programs_are_found(&memory)?;
+    namespaces_are_told_apart(&memory)?;
     a_tree_of_several_levels_is_walked(&guest, &memory)?;
     findings_tell_all_of_it(&memory)
 }
@@ -126,6 +127,28 @@ fn odd_programs_are_found(memory: &Memory<'_>) -> Result<()> {
     Ok(())
 }
 
+/// One program has mounts, network, IPC and hostname of its own, and shares the rest. The kernel keeps 15 bytes of its name.
+fn namespaces_are_told_apart(memory: &Memory<'_>) -> Result<()> {
+    let rows = memory.rows("linux.namespaces")?;
+    let of = |comm: &str| rows.iter().find(|row| row["comm"] == comm).with_context(|| format!("no {comm}"));
+    let (first, apart, other) = (of("init")?, of("plant-namespace")?, of("plant-rwx")?);
+    for own in ["net_ns", "mnt_ns", "uts_ns", "ipc_ns"] {
+        ensure!(
+            first[own].is_i64() && first[own] == other[own] && first[own] != apart[own],
+            "{own}: {first} {apart} {other}"
+        );
+    }
+    for shared in ["pid_ns", "user_ns", "cgroup_ns"] {
+        ensure!(first[shared].is_i64() && first[shared] == apart[shared], "{shared}: {first} {apart}");
+    }
+    ensure!(apart["hostname"] == "planted-elsewhere" && first["hostname"] == "web01", "{first} {apart}");
+    ensure!(first["pid_in_ns"] == 1 && apart["pid_in_ns"] == apart["pid"], "{first} {apart}");
+    let mounts = memory.rows("linux.mountinfo")?;
+    ensure!(has(&mounts, &[("mnt_ns_id", apart["mnt_ns"].clone())]), "no mounts of {}", apart["mnt_ns"]);
+    ensure!(has(&memory.rows("linux.ip.link")?, &[("ns", apart["net_ns"].clone())]), "no cards of {}", apart["net_ns"]);
+    Ok(())
+}
+
 /// This program has more ranges of memory than one node of the kernel's tree holds.
 fn a_tree_of_several_levels_is_walked(guest: &Guest, memory: &Memory<'_>) -> Result<()> {
     let pid = pid_of(&memory.rows("linux.pslist")?, "plant-rwx")?;
@@ -154,9 +177,42 @@ fn findings_tell_all_of_it(memory: &Memory<'_>) -> Result<()> {
         "odd program",
         "preloaded library",
         "traced",
+        "raw socket",
+        "BPF program",
+        "capabilities without root",
     ] {
         ensure!(kinds.contains(&what), "no finding of `{what}`: {findings:#?}");
     }
+    let finding = |what: &str, words: &str| {
+        findings
+            .iter()
+            .find(|row| row["finding"] == what && row["evidence"].as_str().is_some_and(|text| text.contains(words)))
+    };
+    for (what, words, severity) in [
+        ("hidden module", "impound_planted is in mod_tree and memory", "high"),
+        ("hooked system call", "64bit call 83 leads to", "high"),
+        ("hook outside of all code", "in the hidden module impound_planted", "high"),
+        ("keyboard notifier", "in the hidden module impound_planted", "high"),
+        ("odd program", "it poses as a thread of the kernel", "high"),
+        ("odd program", "the file is in memory only", "medium"),
+        ("raw socket", "plant-sockets holds a raw socket, IPv4", "low"),
+        ("raw socket", "plant-sockets holds a packet socket, protocol 0x0003", "low"),
+        ("raw socket", "plant-filter holds a packet socket, protocol 0x0800, as descriptor 4, with a filter", "low"),
+        ("BPF program", "planted_filter, of type SOCKET_FILTER", "low"),
+        ("capabilities without root", "may cap_net_raw,cap_sys_ptrace", "low"),
+    ] {
+        let row = finding(what, words).with_context(|| format!("no {what} with `{words}`: {findings:#?}"))?;
+        ensure!(row["severity"] == severity && row["innocent_if"].is_string() && row["address"].is_string(), "{row}");
+    }
+    // The planted code is shown as it stands there.
+    let code = finding("executable memory without a file", "rwxp").context("no writable code")?;
+    ensure!(code["bytes"].as_str().is_some_and(|bytes| bytes.starts_with("554889e531c0c9c3")), "{code}");
+    let hook = finding("hooked system call", "call 83").context("no hooked call")?;
+    ensure!(hook["bytes"].as_str().is_some_and(|bytes| bytes.len() == 32), "{hook}");
+    ensure!(
+        !findings.iter().any(|row| row["evidence"].as_str().is_some_and(|text| text.contains("()"))),
+        "{findings:#?}"
+    );
     ensure!(
         findings.iter().any(|row| row["evidence"].as_str().is_some_and(|text| text.contains("planted-evil.so"))),
         "{findings:#?}"

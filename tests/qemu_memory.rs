@@ -12,16 +12,19 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use common::guest::{Guest, Spec};
+use common::live;
 use common::memory::{Changed, Memory, answers, find, has, pid_of, texts};
 use common::pages;
 use common::run::{Exhibit, Ran, run};
 use impound::analyzer;
-use impound::image::{self, ReadAt};
-use impound::memory::linux::{Ask, Kernel};
+use impound::image::{self, ReadAt, ReadError};
+use impound::memory::linux::settle::settle;
+use impound::memory::linux::{Ask, Kernel, pslist};
 use serde_json::Value;
 
 /// One guest for all: booting is what takes long.
@@ -30,6 +33,8 @@ fn a_real_guest_is_analysed_from_its_memory_alone() -> Result<()> {
     let guest = Guest::boot(&Spec::new("linux-small"))?;
     let case = guest.folder().join("case");
     let (target, case_text) = (guest.target(), case.display().to_string());
+    live::a_running_guest_answers_and_does_not_notice(&guest)?;
+    live::a_process_in_between_is_refused(&guest)?;
     let method = ["--memory", "--memory-method", "paused"];
     run(&[&["acquire", target.as_str(), "--case", case_text.as_str()], &method[..]].concat())?.expect(0)?;
     guest.kill()?;
@@ -49,6 +54,7 @@ fn a_real_guest_is_analysed_from_its_memory_alone() -> Result<()> {
     an_isf_is_written(&memory, guest.folder())?;
     let image = exhibit.image();
     what_was_hidden_is_found(&image)?;
+    a_torn_walk_is_tried_again(&image)?;
     claims_without_end_are_bounded(&image)?;
     damage_neither_panics_nor_hangs(&image)
 }
@@ -60,6 +66,8 @@ fn the_kernel_is_found(memory: &Memory<'_>) -> Result<()> {
     assert_eq!(value("hostname")?, "web01");
     assert!(value("banner")?.as_str().is_some_and(|banner| banner.starts_with("Linux version 6.")));
     assert_eq!((value("cpus")?, value("page_table_levels")?), (2.into(), 4.into()));
+    // Each module of this kernel brought types.
+    assert_eq!(value("modules_with_types")?, memory.rows("linux.lsmod")?.len());
     assert!(value("symbols")?.as_i64().is_some_and(|count| count > 50_000));
     assert!(value("sure_because")?.as_str().is_some_and(|why| why.contains("map _text")));
     let boot: jiff::Timestamp = value("boot_time")?.as_str().context("no boot time")?.parse()?;
@@ -262,6 +270,9 @@ fn what_was_hidden_is_found(image: &Path) -> Result<()> {
         write(previous, next)?;
         write(next + 8, previous)
     };
+    // A type that only a module has, with a member of one that the kernel has.
+    let cards = kernel.object("virtnet_info", 0)?;
+    assert!(cards.has("vdev") && cards.has("dev.name") && kernel.types.size(cards.id) > 100);
     let tasks = kernel.processes(&Ask::default())?;
     let shell = tasks.iter().find(|task| task.comm().is_ok_and(|comm| comm == "planted-shell")).context("no shell")?;
     unlink(shell.0.get("tasks")?.at)?;
@@ -283,6 +294,55 @@ fn what_was_hidden_is_found(image: &Path) -> Result<()> {
     assert!(finding("hidden task", "planted-shell"), "{findings:?}");
     assert!(finding("hidden module", "virtio_net"), "{findings:?}");
     assert!(finding("hooked system call", "64bit call 59"), "{findings:?}");
+    Ok(())
+}
+
+/// Memory of which one page is at first not as it should be.
+struct Torn {
+    sound: Arc<dyn ReadAt>,
+    torn: Changed,
+    page: u64,
+    /// How often the page is still read as it should not be.
+    left: AtomicU64,
+}
+
+impl ReadAt for Torn {
+    fn len(&self) -> u64 {
+        self.sound.len()
+    }
+
+    fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), ReadError> {
+        let here = (at..at + into.len() as u64).contains(&self.page);
+        let torn = here && self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        if torn { self.torn.read_at(at, into) } else { self.sound.read_at(at, into) }
+    }
+}
+
+/// The first process is read with a pointer to the list's end, as if it had just been freed and used again: no walk would notice by itself.
+fn a_torn_walk_is_tried_again(image: &Path) -> Result<()> {
+    let image = Arc::clone(image::open(image, &image::Options::default())?.bytes());
+    let kernel = find(Arc::clone(&image))?;
+    let truth = settle(&kernel, Ask::default, pslist::run);
+    assert!(truth.tries == 1 && truth.rows.len() > 40, "{} rows", truth.rows.len());
+    let head = kernel.global("init_task", "task_struct")?.get("tasks")?.at;
+    let first = kernel.list(head, "task_struct", "tasks")?.members[10].get("tasks")?.at;
+    let place = kernel.space.translate(first)?.physical;
+    let changes: Vec<(u64, u8)> = (place..).zip(head.to_le_bytes()).collect();
+    for (times, tries) in [(0, 1), (1, 2), (3, 4), (u64::MAX, 5)] {
+        let torn = Changed::new(&image, changes.clone());
+        let torn = Torn { sound: Arc::clone(&image), torn, page: place & !4095, left: AtomicU64::new(0) };
+        let torn = Arc::new(torn);
+        let kernel = find(Arc::clone(&torn) as Arc<dyn ReadAt>)?.running();
+        torn.left.store(times, Relaxed);
+        let settled = settle(&kernel, Ask::default, pslist::run);
+        assert_eq!(settled.tries, tries, "{times} times torn: {:?}", settled.notes);
+        if times == u64::MAX {
+            assert_eq!(settled.rows.len(), 11);
+            assert!(settled.notes[0].contains("it changed while it was read"), "{:?}", settled.notes);
+        } else {
+            assert!(settled.rows == truth.rows && settled.notes.is_empty(), "{times} times torn");
+        }
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! images or analyzers.
 //!
 //! A [`Backend`] connects to a [`Host`]; a host opens a [`Target`]; a target fixes one instant for the [`Item`]s asked
-//! for and hands out one [`Capture`] each, a stream of [`Piece`]s. Abilities a target may lack ([`Freeze`]) are `None`,
+//! for and hands out one [`Capture`] each, a stream of [`Piece`]s. Abilities a target may lack ([`Freeze`], [`Live`]) are `None`,
 //! known before work starts, never a panic on the way.
 
 mod access;
@@ -13,6 +13,7 @@ pub mod esx;
 pub mod fake;
 pub mod file;
 mod journal;
+mod live;
 #[cfg(feature = "qemu")]
 pub mod qemu;
 mod target;
@@ -25,6 +26,7 @@ pub use access::{Access, Ask, Nobody, Secret};
 pub use capture::{Capture, Consistency, GRAIN, Piece, PieceStream, Region, Why};
 pub use error::{BackendError, Kind};
 pub use journal::{ActId, Forgetful, Journal, Undo};
+pub use live::{Live, LiveError, LiveMemory, LiveSpan};
 pub use target::{
     Backend, Clocks, Facts, Finding, Finished, Freeze, Host, HostFile, How, Item, ItemKind, Method, Pause, Plan,
     PlannedItem, Stall, Target, TargetSummary, Witness,

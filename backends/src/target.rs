@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Access, BackendError, Capture, Consistency, Journal, Undo, Uri};
+use crate::{Access, BackendError, Capture, Consistency, Journal, Live, Undo, Uri};
 
 /// One kind of hypervisor or cloud.
 #[async_trait]
@@ -67,6 +67,10 @@ pub trait Target: Send {
     async fn recover(&mut self, undo: &[Undo]) -> Result<Vec<String>, BackendError>;
     /// Stopping and resuming, where the target can.
     fn freezer(&mut self) -> Option<&mut dyn Freeze> {
+        None
+    }
+    /// Reading memory in place while the guest runs, where the target can.
+    fn live(&mut self) -> Option<&mut dyn Live> {
         None
     }
 }

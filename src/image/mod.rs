@@ -15,6 +15,7 @@ pub mod formats;
 pub(crate) mod inflate;
 pub mod joined;
 mod layer;
+mod live;
 pub mod map;
 mod place;
 mod shelf;

@@ -41,6 +41,12 @@ impl Physical {
         self
     }
 
+    /// The same memory with nothing read yet: that of a running guest changes.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self::new(Arc::clone(&self.image)).with_machine(Some(&self.machine))
+    }
+
     /// Registers of the virtual CPUs, as far as the image tells.
     pub fn cpus(&self) -> &[Cpu] {
         &self.machine.cpus

@@ -1,6 +1,6 @@
 //! One pass over all of memory for several patterns at once, by all cores. What is not in the image is passed over.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use memchr::memmem::Finder;
 use rayon::prelude::*;
@@ -10,6 +10,8 @@ use crate::image::{Kind, map};
 
 /// Bytes that one thread looks through at a time.
 const CHUNK: u64 = 1 << 20;
+/// Bytes whose words are compared together.
+const LINE: usize = 64;
 /// The most hits of one pattern in one chunk: a page full of decoys must not cost memory.
 const MOST: usize = 4096;
 
@@ -75,6 +77,52 @@ pub(super) enum Verdict {
     Stop,
 }
 
+/// The most places of words that are kept, in all: 64 MiB of them.
+const MOST_WORDS: usize = 1 << 22;
+
+/// Aligned words that were looked for.
+pub(super) struct Words {
+    /// Physical address and word, ascending.
+    pub(super) found: Vec<(u64, u64)>,
+    /// There were more than are kept.
+    pub(super) cut: bool,
+}
+
+/// All places where one of `wanted` stands as an aligned word of eight bytes, little-endian.
+pub(super) fn words(memory: &Physical, mut wanted: Vec<u64>) -> Words {
+    wanted.sort_unstable();
+    wanted.dedup();
+    let Some(&first) = wanted.first() else { return Words { found: Vec::new(), cut: false } };
+    // Pointers into one image agree in most bits: one comparison sorts out nearly every word.
+    let same = !wanted.iter().fold(0, |differ, word| differ | (word ^ first));
+    let count = AtomicUsize::new(0);
+    let look = |&(begin, end): &(u64, u64), buffer: &mut Vec<u8>| -> Vec<(u64, u64)> {
+        buffer.resize((end - begin) as usize, 0);
+        if let Err(error) = memory.image().read_at(begin, buffer) {
+            memory.fault(begin, &error);
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        for (at, line) in (begin..).step_by(LINE).zip(buffer.chunks(LINE)) {
+            let words = || line.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+            // Without a branch for each word, so that several are compared at once.
+            if !words().fold(false, |any, word| any | ((word ^ first) & same == 0)) {
+                continue;
+            }
+            let here = (at..).step_by(8).zip(words()).filter(|(_, word)| wanted.binary_search(word).is_ok());
+            found.extend(here);
+        }
+        let before = count.fetch_add(found.len(), Ordering::Relaxed);
+        found.truncate(MOST_WORDS.saturating_sub(before));
+        found
+    };
+    let chunks = chunks(memory);
+    let mut found: Vec<_> =
+        chunks.par_iter().map_init(Vec::new, |buffer, chunk| look(chunk, buffer)).flatten_iter().collect();
+    found.sort_unstable();
+    Words { found, cut: count.into_inner() > MOST_WORDS }
+}
+
 /// What is stored, in chunks. What a format holds as zeros holds no pattern.
 fn chunks(memory: &Physical) -> Vec<(u64, u64)> {
     let mut chunks = Vec::new();
@@ -107,5 +155,22 @@ mod tests {
         let at: Vec<_> = hits.iter().map(|hit| hit.at).collect();
         assert_eq!(at, [5, (1 << 20) - 3, (2 << 20) + 7, (3 << 20) - 6]);
         assert!(hits.iter().all(|hit| hit.pattern == 1));
+    }
+
+    #[test]
+    fn words_are_found_where_they_are_aligned_and_nowhere_else() {
+        let (one, two) = (0xffff_ffff_8123_4560_u64, 0xffff_ffff_8129_0008_u64);
+        let mut bytes = vec![0; (2 << 20) + 24];
+        let mut put = |at: usize, word: u64| bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        for (at, word) in [(0, two), (1 << 20, one), ((1 << 20) - 8, two), ((2 << 20) + 16, one), (4096 + 4, one)] {
+            put(at, word);
+        }
+        // Agrees with both in the bits that they share, and is neither.
+        put(8192, one | 0x8);
+        let memory = Physical::new(Arc::new(InMemory(bytes)));
+        let words = words(&memory, vec![two, one, two]);
+        assert_eq!(words.found, [(0, two), ((1 << 20) - 8, two), (1 << 20, one), ((2 << 20) + 16, one)]);
+        assert!(!words.cut);
+        assert!(super::words(&memory, Vec::new()).found.is_empty());
     }
 }

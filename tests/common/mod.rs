@@ -15,6 +15,7 @@ pub mod esx;
 pub mod guest;
 pub mod killer;
 pub mod libvirtd;
+pub mod live;
 pub mod memory;
 pub mod pages;
 pub mod run;

@@ -14,6 +14,7 @@ pub mod flatview;
 mod held;
 #[cfg(feature = "ssh")]
 mod libvirt;
+mod live;
 mod machine;
 mod methods;
 mod pieces;

@@ -231,7 +231,7 @@ fn strings(list: Option<&Value>, key: &str) -> Vec<String> {
     list.filter_map(|entry| entry.get(key)?.as_str().map(ToOwned::to_owned)).collect()
 }
 
-fn cpu_threads(list: Option<&Value>) -> Vec<i32> {
+pub(super) fn cpu_threads(list: Option<&Value>) -> Vec<i32> {
     let list = list.and_then(Value::as_array).into_iter().flatten();
     list.filter_map(|cpu| i32::try_from(cpu.get("thread-id")?.as_i64()?).ok()).collect()
 }

@@ -18,11 +18,11 @@ use super::spool::Spool;
 use super::stall::StallWatch;
 use super::survey::{DiskFound, Survey};
 use super::undo::{self, CLAIM, QemuUndo, holder};
-use super::{config, plan, registers};
+use super::{config, live, plan, registers};
 use crate::wire::qmp::Qmp;
 use crate::{
-    BackendError, Capture, Consistency, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Kind, PieceStream, Plan,
-    Region, Target, Undo, WireLog,
+    BackendError, Capture, Consistency, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Kind, Live, LiveMemory,
+    PieceStream, Plan, Region, Target, Undo, WireLog,
 };
 
 /// A VM behind a monitor of ours.
@@ -369,6 +369,17 @@ impl Target for QemuTarget {
 
     fn freezer(&mut self) -> Option<&mut dyn Freeze> {
         Some(self)
+    }
+
+    fn live(&mut self) -> Option<&mut dyn Live> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Live for QemuTarget {
+    async fn memory(&mut self) -> Result<Arc<dyn LiveMemory>, BackendError> {
+        live::open(&mut *self.session.qmp().await, &self.survey).await
     }
 }
 

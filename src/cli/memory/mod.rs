@@ -1,6 +1,7 @@
 //! `impound memory IMAGE info|NAME…|all|isf`: what a guest's memory holds.
 
 mod answer;
+mod live;
 mod terms;
 
 use std::io;
@@ -8,8 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use answer::Labelled;
+
 use crate::analyzer::{self, Analyzer};
 use crate::cli::Exit;
+use crate::cli::access::AccessArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::UsageError;
 use crate::cli::image::OpenArgs;
@@ -17,12 +21,13 @@ use crate::image::Image;
 use crate::memory::Physical;
 use crate::memory::linux::{Kernel, info};
 use crate::memory::symbols::isf::Isf;
+use crate::report::Rows as _;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = after_help())]
 pub(super) struct Args {
-    /// An exhibit (its folder), or any image of memory
+    /// An exhibit (its folder), any image of memory, or a running guest (qmp:/run/web01.qmp), which is read in place and not stopped
     image: PathBuf,
     /// What to ask: info, all, isf, or names from the list below
     #[arg(required = true, value_name = "QUESTION")]
@@ -43,6 +48,8 @@ pub(super) struct Args {
     symbols: Option<PathBuf>,
     #[command(flatten)]
     how: OpenArgs,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 fn after_help() -> String {
@@ -85,15 +92,19 @@ fn find(name: &str) -> Result<&'static Analyzer> {
     Ok(analyzer::by_name(name).or_else(|| analyzer::by_name(&bare?)).ok_or_else(unknown)?)
 }
 
-fn kernel(args: &Args) -> Result<(Image, Kernel)> {
-    let image = args.how.open(&args.image)?;
+fn kernel(args: &Args, context: &Context) -> Result<(Image, Kernel)> {
+    let target = live::target(&args.image);
+    let image = match &target {
+        Some(uri) => live::open(uri, &args.access, context)?,
+        None => args.how.open(&args.image)?,
+    };
     let physical = Physical::new(image.bytes().clone()).with_machine(image.machine());
     let kernel = match &args.symbols {
         Some(file) => Kernel::find_with(physical, symbols(file)?),
         None => Kernel::find(physical),
     };
     let kernel = kernel.with_context(|| format!("could not find a kernel in {}", args.image.display()))?;
-    Ok((image, kernel))
+    Ok((image, if target.is_some() { kernel.running() } else { kernel }))
 }
 
 fn symbols(file: &Path) -> Result<Isf> {
@@ -103,8 +114,9 @@ fn symbols(file: &Path) -> Result<Isf> {
 }
 
 fn print_info(args: &Args, context: &Context) -> Result<Exit> {
-    let (image, kernel) = kernel(args)?;
-    let mut rows = context.table(info::COLUMNS);
+    let (image, kernel) = kernel(args, context)?;
+    let rows = context.table(answer::columns(info::COLUMNS, false, kernel.live));
+    let mut rows = Labelled { name: None, live: kernel.live, rows };
     for row in info::rows(&kernel, image.machine()) {
         rows.row(row)?;
     }
@@ -115,7 +127,7 @@ fn print_info(args: &Args, context: &Context) -> Result<Exit> {
 fn write_isf(args: &Args, context: &Context) -> Result<Exit> {
     let output =
         args.output.as_ref().ok_or_else(|| UsageError("isf writes a file: name it with --output".to_owned()))?;
-    let (_, kernel) = kernel(args)?;
+    let (_, kernel) = kernel(args, context)?;
     let isf = crate::memory::linux::isf::build(&kernel)?;
     crate::cli::context::write_new(output, &serde_json::to_vec(&isf)?)?;
     context.say(&format!("{} goes into the folder symbols/linux of Volatility 3", output.display()));

@@ -67,7 +67,7 @@ const NAMES: [&str; 41] = [
 
 /// See the module.
 pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
-    let last = kernel.symbol("cap_last_cap").and_then(|at| Ok(kernel.space.u64(at)? & 0xff)).unwrap_or(40).min(62);
+    let last = last(kernel);
     for task in kernel.tasks(ask)? {
         let mut cells = vec![
             text(task.comm()),
@@ -86,12 +86,17 @@ pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
     Ok(())
 }
 
+/// The last one that this kernel knows.
+pub(super) fn last(kernel: &Kernel) -> u64 {
+    kernel.symbol("cap_last_cap").and_then(|at| Ok(kernel.space.u64(at)? & 0xff)).unwrap_or(40).min(62)
+}
+
 /// Two words of 32 bits, or since 6.3 one of 64: the same bytes.
-fn bits(set: &Object<'_>) -> Outcome<u64> {
+pub(super) fn bits(set: &Object<'_>) -> Outcome<u64> {
     Ok(set.kernel.space.u64(set.at)?)
 }
 
-fn named(bits: u64, last: u64) -> String {
+pub(super) fn named(bits: u64, last: u64) -> String {
     let all = u64::MAX >> (63 - last);
     if bits & all == all {
         return "all".to_owned();

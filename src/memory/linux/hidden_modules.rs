@@ -1,18 +1,19 @@
 //! `linux.hidden_modules` and `linux.check_modules`: modules that are in one of the kernel's structures and not in its list.
 //!
-//! Source: `modules` against `mod_tree` (the tree by which addresses are told from modules, `kernel/module/`), `module_kset` (sysfs), and the memory that
-//! modules are loaded into, which is looked through for what points at itself as a `struct module` does (`linux.modxview` shows all four). A module
-//! that changed that, too, is found only by what it left elsewhere (`linux.check_syscall`, `linux.keyboard_notifiers` and their like).
+//! Source: `modules` against `mod_tree` (the tree by which addresses are told from modules, `kernel/module/`), `module_kset` (sysfs), and the
+//! memory that modules lie in: a `struct module` is there as long as its code is, and its `mkobj.mod` points at itself (`linux.modxview` shows all
+//! four). A module that overwrote that, too, is found only by what it left elsewhere (`linux.check_syscall`, `linux.keyboard_notifiers` and their like).
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::super::Outcome;
 use super::super::cells::text;
+use super::super::Outcome;
 use super::{Ask, Kernel, Object, lsmod};
 use crate::report::{Cell, Column, Rows};
 
 /// Columns of both.
 pub const COLUMNS: &[Column] = &[Column("offset"), Column("name"), Column("found_in")];
+
 /// Columns of `linux.modxview`.
 pub const VIEW: &[Column] = &[
     Column("name"),
@@ -47,21 +48,33 @@ pub fn run_check(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()>
 /// Modules that are not in the list, and where they are.
 pub(super) fn hidden<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<(Object<'k>, &'static str)>> {
     let listed: HashSet<u64> = lsmod::modules(kernel, ask)?.iter().map(|module| module.at).collect();
-    let mut found = BTreeMap::new();
-    let places: [(&'static str, Outcome<Vec<Object<'k>>>); 3] =
-        [("mod_tree", in_tree(kernel, ask)), ("sysfs", in_sysfs(kernel, ask)), ("memory", in_memory(kernel, ask))];
-    for (place, modules) in places {
+    let mut found: BTreeMap<u64, (Object<'k>, usize)> = BTreeMap::new();
+    let places = [("mod_tree", in_tree(kernel, ask)), ("sysfs", in_sysfs(kernel, ask)), ("memory", in_memory(kernel, ask))];
+    for (n, (place, modules)) in places.into_iter().enumerate() {
         match modules {
             Ok(modules) => {
                 for module in modules.into_iter().filter(|module| !listed.contains(&module.at)) {
-                    found.entry(module.at).or_insert((module, place));
+                    found.entry(module.at).or_insert((module, 0)).1 |= 1 << n;
                 }
             }
             Err(error) => ask.note(format!("modules of {place}: {error}")),
         }
     }
-    Ok(found.into_values().collect())
+    let named = |(module, places): (Object<'k>, usize)| (module, PLACES.get(places).copied().unwrap_or_default());
+    Ok(found.into_values().map(named).collect())
 }
+
+/// Where a module was found: a bit each for the tree, sysfs and memory.
+const PLACES: [&str; 8] = [
+    "",
+    "mod_tree",
+    "sysfs",
+    "mod_tree and sysfs",
+    "memory",
+    "mod_tree and memory",
+    "sysfs and memory",
+    "mod_tree, sysfs and memory",
+];
 
 /// Every module, and in which of the places it is.
 pub fn view(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
@@ -88,6 +101,38 @@ pub fn view(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
         rows.row(cells)?;
     }
     Ok(())
+}
+
+fn in_sysfs<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<Object<'k>>> {
+    let set = kernel.space.u64(kernel.symbol("module_kset")?)?;
+    let head = kernel.object("kset", set)?.get("list")?.at;
+    let objects = ask.all("the modules of sysfs", kernel.list(head, "kobject", "entry")?);
+    let back = kernel.offset("module_kobject", "kobj")?;
+    let mut modules = Vec::new();
+    for object in objects {
+        // What is built into the kernel has an entry and no module.
+        let entry = kernel.object("module_kobject", object.at.wrapping_sub(back))?;
+        if let Ok(module) = entry.follow("mod") {
+            modules.push(module);
+        }
+    }
+    Ok(modules)
+}
+
+fn in_tree<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<Object<'k>>> {
+    // `struct mod_tree_root` begins with a latched tree: a counter, and two roots for the same members.
+    let root = kernel.symbol("mod_tree")?;
+    let roots = root.wrapping_add(kernel.offset("latch_tree_root", "tree").unwrap_or(8));
+    let first = kernel.space.u64(roots)?;
+    let nodes = ask.all("the tree of modules", kernel.tree(first, "latch_tree_node", "node")?);
+    let back = kernel.offset("mod_tree_node", "node")?;
+    let mut modules = Vec::new();
+    for node in nodes {
+        let node = kernel.object("mod_tree_node", node.at.wrapping_sub(back))?;
+        modules.extend(node.follow("mod").ok());
+    }
+    modules.dedup_by_key(|module| module.at);
+    Ok(modules)
 }
 
 /// Modules by what they look like: each points at itself from within (`mkobj.mod`).
@@ -121,39 +166,9 @@ fn in_memory<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<Object<'k>>> {
     found.into_iter().map(|module| kernel.object("module", module)).collect()
 }
 
-/// Names of modules are plain; what is freed has none.
-fn is_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.len() < 56 && name.iter().all(|byte| byte.is_ascii_graphic())
-}
-
-fn in_sysfs<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<Object<'k>>> {
-    let set = kernel.space.u64(kernel.symbol("module_kset")?)?;
-    let head = kernel.object("kset", set)?.get("list")?.at;
-    let objects = ask.all("the modules of sysfs", kernel.list(head, "kobject", "entry")?);
-    let back = kernel.offset("module_kobject", "kobj")?;
-    let mut modules = Vec::new();
-    for object in objects {
-        // What is built into the kernel has an entry and no module.
-        let entry = kernel.object("module_kobject", object.at.wrapping_sub(back))?;
-        if let Ok(module) = entry.follow("mod") {
-            modules.push(module);
-        }
-    }
-    Ok(modules)
-}
-
-fn in_tree<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<Object<'k>>> {
-    // `struct mod_tree_root` begins with a latched tree: a counter, and two roots for the same members.
-    let root = kernel.symbol("mod_tree")?;
-    let roots = root.wrapping_add(kernel.offset("latch_tree_root", "tree").unwrap_or(8));
-    let first = kernel.space.u64(roots)?;
-    let nodes = ask.all("the tree of modules", kernel.tree(first, "latch_tree_node", "node")?);
-    let back = kernel.offset("mod_tree_node", "node")?;
-    let mut modules = Vec::new();
-    for node in nodes {
-        let node = kernel.object("mod_tree_node", node.at.wrapping_sub(back))?;
-        modules.extend(node.follow("mod").ok());
-    }
-    modules.dedup_by_key(|module| module.at);
-    Ok(modules)
+/// Has it a state that there is, and a name?
+fn plausible(module: &Object<'_>) -> bool {
+    let named =
+        module.text("name").is_ok_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()));
+    named && module.u64("state").is_ok_and(|state| state < 4)
 }

@@ -40,12 +40,15 @@ pub fn rows(kernel: &Kernel, machine: Option<&Machine>) -> Vec<Vec<Cell>> {
         ("symbols_form", Cell::text(format!("{:?}", kernel.symbols.form()))),
         ("types", Cell::Int(i64::from(kernel.types.count()))),
         ("types_from", Cell::text(kernel.types_from)),
+        ("modules_with_types", Cell::Int(kernel.typed_modules as i64)),
         ("sure_because", Cell::text(sure(kernel, machine))),
     ];
     if let Some(cpu) = machine.and_then(|machine| machine.cpus.first()) {
         let register = |value| Cell::or_absent(value, Absent::Unknown, Cell::Address);
         list.extend([("cr3_of_cpu_0", register(cpu.cr3)), ("cr4_of_cpu_0", register(cpu.cr4))]);
     }
+    let refused = kernel.refused_types.iter().map(|(module, why)| Cell::text(format!("{module}: {why}")));
+    list.extend(refused.map(|cell| ("types_refused", cell)));
     list.into_iter().map(|(name, value)| vec![Cell::text(name), value]).collect()
 }
 

@@ -60,7 +60,8 @@ const TIMEKEEPER: &str = "impound_tk_core";
 pub fn build(kernel: &Kernel) -> Outcome<Value> {
     let mut writer = Writer { types: &kernel.types, bases: Map::new() };
     let (mut user, mut enums) = (Map::new(), Map::new());
-    for id in 1..kernel.types.count() {
+    // Of several with one name the first stays: the kernel's own, before those of modules.
+    for id in (1..kernel.types.count()).rev() {
         match kernel.types.kind(id) {
             Kind::Struct | Kind::Union => {
                 user.insert(writer.name(id), writer.structure(id));

@@ -28,14 +28,26 @@ impl Kernel {
         let mut seen = HashSet::from([head]);
         let mut at = head;
         loop {
-            at = match self.space.u64(at) {
-                Ok(next) if next == head => return Ok(walked),
+            let next = match self.space.u64(at) {
                 Ok(next) => next,
                 Err(fault) => {
                     walked.broken = Some(fault.into());
                     return Ok(walked);
                 }
             };
+            // What was freed and used again under the walk may lead to the list's end in silence.
+            if self.live && self.space.u64(next.wrapping_add(8)).ok() != Some(at) {
+                walked.broken = Some(MemoryError::corrupt(
+                    "a list",
+                    at,
+                    "a member does not point back: it changed while it was read",
+                ));
+                return Ok(walked);
+            }
+            if next == head {
+                return Ok(walked);
+            }
+            at = next;
             if !seen.insert(at) || seen.len() > MOST {
                 walked.broken = Some(MemoryError::corrupt("a list", at, "it leads back into itself"));
                 return Ok(walked);

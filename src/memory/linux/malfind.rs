@@ -26,7 +26,7 @@ pub const COLUMNS: &[Column] = &[
 /// Bytes that are shown.
 const SHOWN: usize = 64;
 /// Pages of one process that are looked at: a range may claim to be as long as the address space.
-const PAGES: u64 = 1 << 18;
+pub(super) const PAGES: u64 = 1 << 18;
 
 /// See the module.
 pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
@@ -67,7 +67,7 @@ pub(super) fn suspicious<'k>(task: &Task<'k>, ask: &Ask) -> Vec<Vma<'k>> {
 }
 
 /// Pages that are in memory, and the first bytes that are not all zero.
-fn content(task: &Task<'_>, vma: &Vma<'_>, budget: &mut u64) -> (i64, Option<(u64, Vec<u8>)>) {
+pub(super) fn content(task: &Task<'_>, vma: &Vma<'_>, budget: &mut u64) -> (i64, Option<(u64, Vec<u8>)>) {
     let Ok(space) = task.space() else { return (0, None) };
     let (mut pages, mut first) = (0, None);
     for n in 0..((vma.end - vma.start) / 4096).min(*budget) {

@@ -21,6 +21,7 @@ pub mod ip;
 pub mod isf;
 pub mod kmsg;
 pub mod kthreads;
+mod landmarks;
 mod list;
 pub mod lsmod;
 pub mod lsof;
@@ -28,7 +29,9 @@ pub mod malfind;
 pub mod maps;
 pub mod module_extract;
 mod module_symbols;
+mod module_types;
 pub mod mountinfo;
+pub mod namespaces;
 mod object;
 mod owners;
 pub mod pagecache;
@@ -39,6 +42,7 @@ pub mod pscallstack;
 pub mod pslist;
 pub mod psscan;
 pub mod pstree;
+pub mod settle;
 pub mod sockets;
 pub mod sockscan;
 pub mod strings;
@@ -76,9 +80,9 @@ pub struct Kernel {
     /// Its own address space.
     pub space: Space,
     /// Its names.
-    pub symbols: Kallsyms,
+    pub symbols: Arc<Kallsyms>,
     /// Its types.
-    pub types: Btf,
+    pub types: Arc<Btf>,
     /// Its crash note.
     pub note: Option<Vmcoreinfo>,
     /// Where its image lies.
@@ -89,7 +93,14 @@ pub struct Kernel {
     pub symbols_from: &'static str,
     /// How types were found.
     pub types_from: &'static str,
-    paths: RwLock<HashMap<(Id, &'static str), object::Path>>,
+    /// Modules whose types are among them.
+    pub typed_modules: usize,
+    /// Modules whose types were refused, and why.
+    pub refused_types: Vec<(String, String)>,
+    /// Its memory changes while it is read.
+    pub live: bool,
+    paths: Arc<RwLock<HashMap<(Id, &'static str), object::Path>>>,
+    landmarks: landmarks::Seen,
     spaces: Mutex<HashMap<u64, Arc<Space>>>,
     of_modules: module_symbols::OfModules,
 }
@@ -123,10 +134,11 @@ impl Ask {
 
     /// Something is missing from the answer, and this is why.
     pub fn note(&self, text: impl Into<String>) {
+        let text = text.into();
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        // Hostile memory could fill a terminal.
-        if notes.len() < 100 {
-            notes.push(text.into());
+        // Hostile memory could fill a terminal; and what two parts of an answer lack is told once.
+        if notes.len() < 100 && !notes.contains(&text) {
+            notes.push(text);
         }
     }
 
@@ -159,7 +171,7 @@ impl Ask {
 impl Kernel {
     /// Finds the Linux kernel in memory.
     pub fn find(physical: Physical) -> Outcome<Self> {
-        Ok(Self::of(discover::discover(&Arc::new(physical))?))
+        Ok(Self::of(discover::discover(&Arc::new(physical))?).with_module_types())
     }
 
     /// Finds the Linux kernel that a symbol file was made for, with the file's symbols and types.
@@ -170,16 +182,45 @@ impl Kernel {
     fn of(found: discover::Found) -> Self {
         Self {
             space: found.space,
-            symbols: found.symbols,
-            types: found.types,
+            symbols: Arc::new(found.symbols),
+            types: Arc::new(found.types),
             note: found.note,
             place: found.place,
             symbols_at: found.symbols_at,
             symbols_from: found.symbols_from,
             types_from: found.types_from,
-            paths: RwLock::default(),
+            typed_modules: 0,
+            refused_types: Vec::new(),
+            live: false,
+            paths: Arc::default(),
+            landmarks: landmarks::Seen::default(),
             spaces: Mutex::default(),
             of_modules: module_symbols::OfModules::default(),
+        }
+    }
+
+    /// The same kernel, of a guest that runs on.
+    #[must_use]
+    pub fn running(self) -> Self {
+        Self { live: true, ..self }
+    }
+
+    /// The same kernel with nothing of its memory read yet. Where it lies, what its symbols and types are, and what a pass over all of
+    /// memory found stays known.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        let physical = Arc::new(self.physical().afresh());
+        Self {
+            space: Space::new(physical, self.place.root, self.place.tables),
+            symbols: Arc::clone(&self.symbols),
+            types: Arc::clone(&self.types),
+            note: self.note.clone(),
+            refused_types: self.refused_types.clone(),
+            paths: Arc::clone(&self.paths),
+            landmarks: self.landmarks.clone(),
+            spaces: Mutex::default(),
+            of_modules: module_symbols::OfModules::default(),
+            ..*self
         }
     }
 

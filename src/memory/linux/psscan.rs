@@ -5,7 +5,7 @@
 
 use super::super::Outcome;
 use super::super::cells::{int, text};
-use super::super::scan::{Verdict, scan};
+use super::landmarks::Landmark;
 use super::{Ask, Kernel, Task};
 use crate::report::{Cell, Column, Rows};
 
@@ -27,7 +27,7 @@ const MOST_PIDS: i64 = 1 << 22;
 
 /// See the module.
 pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
-    for (physical, task) in found(kernel)? {
+    for (physical, task) in found(kernel, ask)? {
         if !task.pid().is_ok_and(|pid| ask.wants(pid)) {
             continue;
         }
@@ -45,18 +45,17 @@ pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
     Ok(())
 }
 
+/// Where tasks are.
+pub(super) static TASKS: Landmark =
+    Landmark { of: "a task", words: |kernel| CLASSES.iter().filter_map(|name| kernel.symbols.address(name)).collect() };
+
 /// Every task that memory holds, with its physical address.
-pub(super) fn found(kernel: &Kernel) -> Outcome<Vec<(u64, Task<'_>)>> {
+pub(super) fn found<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<(u64, Task<'k>)>> {
     let back = kernel.offset("task_struct", "sched_class")?;
-    let needles: Vec<[u8; 8]> =
-        CLASSES.iter().filter_map(|name| kernel.symbols.address(name)).map(u64::to_le_bytes).collect();
-    let patterns: Vec<&[u8]> = needles.iter().map(<[u8; 8]>::as_slice).collect();
     let base = kernel.direct_map()?;
-    let aligned =
-        |hit: super::super::scan::Hit, _: &[u8]| if hit.at.is_multiple_of(8) { Verdict::Yes } else { Verdict::No };
     let mut tasks = Vec::new();
-    for hit in scan(kernel.physical(), &patterns, aligned) {
-        let Some(physical) = hit.at.checked_sub(back) else { continue };
+    for at in kernel.places(&TASKS, ask) {
+        let Some(physical) = at.checked_sub(back) else { continue };
         let task = Task(kernel.object("task_struct", base.wrapping_add(physical))?);
         if plausible(&task) {
             tasks.push((physical, task));

@@ -147,24 +147,9 @@ mod tests {
     use super::super::btf::{Kind, Member};
     use super::*;
 
-    const SAMPLE: &str = r#"{"metadata": {"format": "6.2.0"},
-        "base_types": {"int": {"size": 4, "signed": true, "kind": "int", "endian": "little"},
-            "void": {"size": 0, "signed": false, "kind": "void", "endian": "little"}},
-        "enums": {"color": {"size": 4, "base": "int", "constants": {"RED": -1, "BLUE": 2}},
-            "wide": {"size": 8, "base": "long", "constants": {"ALL": 18446744073709551615}}},
-        "user_types": {
-            "unnamed_1": {"kind": "union", "size": 8, "fields": {
-                "low": {"offset": 0, "type": {"kind": "bitfield", "bit_position": 3, "bit_length": 5, "type": {"kind": "base", "name": "int"}}},
-                "all": {"offset": 0, "type": {"kind": "pointer", "subtype": {"kind": "base", "name": "void"}}}}},
-            "task_struct": {"kind": "struct", "size": 72, "fields": {
-                "unnamed_field_8": {"offset": 8, "anonymous": true, "type": {"kind": "union", "name": "unnamed_1"}},
-                "next": {"offset": 64, "type": {"kind": "pointer", "subtype": {"kind": "struct", "name": "task_struct"}}},
-                "call": {"offset": 24, "type": {"kind": "pointer", "subtype": {"kind": "function"}}},
-                "lost": {"offset": 32, "type": {"kind": "struct", "name": "nowhere"}},
-                "comm": {"offset": 48, "type": {"kind": "array", "count": 4, "subtype": {"kind": "enum", "name": "color"}}}}}},
-        "symbols": {"_text": {"address": 18446744071578845184, "type": {"kind": "base", "name": "void"}},
-            "per_cpu": {"address": 4096},
-            "linux_banner": {"address": 18446744071596802016, "constant_data": "TGludXggdmVyc2lvbiA2LjEKAA=="}}}"#;
+    const SAMPLE: &str = include_str!("isf/sample/isf.json");
+    /// The same, by `xz`.
+    const XZ: &[u8] = include_bytes!("isf/sample/isf.json.xz");
 
     #[test]
     fn types_symbols_and_the_banner_are_read() {
@@ -193,11 +178,8 @@ mod tests {
 
     #[test]
     fn gzip_is_unpacked_and_what_is_no_symbol_file_is_named() {
-        use std::io::Write;
-        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        packed.write_all(SAMPLE.as_bytes()).unwrap();
-        let packed = packed.finish().unwrap();
-        assert!(Isf::read(packed.as_slice()).is_ok());
+        let packed = gzip();
+        assert!(Isf::read(packed.as_slice()).is_ok() && Isf::read(XZ).is_ok());
         let fails = |bytes: &[u8]| Isf::read(bytes).err().unwrap();
         assert!(fails(&packed[..packed.len() / 2]).contains("could not unpack"));
         assert!(fails(b"\xfd7zXZ\0torn").contains("could not unpack"));
@@ -208,6 +190,37 @@ mod tests {
         // As deep as no type is.
         let deep = "{\"kind\":\"pointer\",\"subtype\":".repeat(100_000);
         assert!(fails(SAMPLE.replace("{\"kind\": \"function\"}", &deep).as_bytes()).contains("no ISF"));
+    }
+
+    fn gzip() -> Vec<u8> {
+        use std::io::Write;
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(SAMPLE.as_bytes()).unwrap();
+        packed.finish().unwrap()
+    }
+
+    /// Both carry a checksum of what they hold: what is accepted in spite of a changed bit holds the very same.
+    #[test]
+    fn a_packed_file_that_was_cut_or_changed_is_refused_or_the_same() {
+        for packed in [gzip(), XZ.to_vec()] {
+            let whole = Isf::read(packed.as_slice()).unwrap();
+            for end in 0..packed.len() {
+                assert!(Isf::read(&packed[..end]).is_err(), "cut at {end} of {}", packed.len());
+            }
+            for at in 0..packed.len() {
+                for bit in 0..8 {
+                    let mut bytes = packed.clone();
+                    bytes[at] ^= 1 << bit;
+                    if let Ok(isf) = Isf::read(bytes.as_slice()) {
+                        assert_eq!(
+                            (isf.banner, isf.types.count()),
+                            (whole.banner.clone(), whole.types.count()),
+                            "{at} {bit}"
+                        );
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! corrupt copy (the boot leaves one in memory) is refused as a whole; what follows only looks things up.
 //! It holds no addresses, and of variables only those of CPUs.
 
+mod split;
+
 use super::{ByName, hash};
 
 /// What a valid copy begins with: magic, version, flags, and the length of the header.
@@ -176,7 +178,12 @@ impl Btf {
         self.records.len() as u32
     }
 
-    /// Length of all of it in bytes.
+    /// Length of its names in bytes.
+    pub fn names_len(&self) -> usize {
+        self.bytes.len() - self.strings
+    }
+
+    /// Length of all of it in bytes, header included.
     pub fn size_in_memory(&self) -> usize {
         self.bytes.len()
     }
@@ -339,23 +346,14 @@ impl Record {
 mod tests {
     use super::*;
 
-    /// `struct s { int a; struct { unsigned b:3; void *c; }; int d[4]; }`, in records.
-    fn sample() -> Vec<u8> {
-        let strings = b"\0int\0s\0a\0b\0c\0d\0";
-        let record = |name: u32, kind: u32, vlen: u32, flag: u32, last: u32, body: &[u32]| {
-            let mut words = vec![name, flag << 31 | kind << 24 | vlen, last];
-            words.extend_from_slice(body);
-            words
-        };
-        let words = [
-            record(1, 1, 0, 0, 4, &[1 << 24 | 32]),
-            record(0, 2, 0, 0, 0, &[]),
-            record(0, 3, 0, 0, 0, &[1, 1, 4]),
-            record(0, 4, 2, 1, 16, &[9, 1, 3 << 24, 11, 2, 64]),
-            record(5, 4, 3, 0, 40, &[7, 1, 0, 0, 4, 64, 13, 3, 192]),
-            record(0, 10, 0, 0, 5, &[]),
-        ];
-        let types: Vec<u8> = words.concat().iter().flat_map(|word| word.to_le_bytes()).collect();
+    pub(super) fn record(name: u32, kind: u32, vlen: u32, flag: u32, last: u32, body: &[u32]) -> Vec<u32> {
+        let mut words = vec![name, flag << 31 | kind << 24 | vlen, last];
+        words.extend_from_slice(body);
+        words
+    }
+
+    pub(super) fn packed(records: &[Vec<u32>], strings: &[u8]) -> Vec<u8> {
+        let types: Vec<u8> = records.concat().iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut bytes = MAGIC.to_vec();
         for word in [0, types.len(), types.len(), strings.len()] {
             bytes.extend_from_slice(&(word as u32).to_le_bytes());
@@ -363,6 +361,19 @@ mod tests {
         bytes.extend_from_slice(&types);
         bytes.extend_from_slice(strings);
         bytes
+    }
+
+    /// `struct s { int a; struct { unsigned b:3; void *c; }; int d[4]; }`, in records.
+    pub(super) fn sample() -> Vec<u8> {
+        let records = [
+            record(1, 1, 0, 0, 4, &[1 << 24 | 32]),
+            record(0, 2, 0, 0, 0, &[]),
+            record(0, 3, 0, 0, 0, &[1, 1, 4]),
+            record(0, 4, 2, 1, 16, &[9, 1, 3 << 24, 11, 2, 64]),
+            record(5, 4, 3, 0, 40, &[7, 1, 0, 0, 4, 64, 13, 3, 192]),
+            record(0, 10, 0, 0, 5, &[]),
+        ];
+        packed(&records, b"\0int\0s\0a\0b\0c\0d\0")
     }
 
     #[test]
