@@ -70,6 +70,7 @@ impl Drop for Work {
             answer_len: self.source.len - self.from,
             answer_digest: String::new(),
             error: (bad > 0).then(|| format!("{bad} bytes could not be read")),
+            http: None,
         });
     }
 }

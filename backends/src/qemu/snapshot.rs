@@ -163,6 +163,7 @@ fn receive(
         answer_len: seen.len,
         answer_digest: format!("blake3:{digest}"),
         error: outcome.as_ref().err().map(ToString::to_string),
+        http: None,
     });
     match outcome {
         Ok(()) | Err(StreamError::Closed) => {}

@@ -281,6 +281,7 @@ impl Ssh {
             answer_len: 0,
             answer_digest: digest,
             error: None,
+            http: None,
         });
     }
 }
@@ -368,6 +369,7 @@ impl Running {
             answer_len: self.len,
             answer_digest: hex("blake3:", self.hasher.finalize().as_bytes()),
             error,
+            http: None,
         });
     }
 }
