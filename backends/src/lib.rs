@@ -6,6 +6,8 @@
 //! known before work starts, never a panic on the way.
 
 mod access;
+#[cfg(feature = "aws")]
+pub mod aws;
 mod capture;
 mod error;
 pub mod fake;
@@ -26,12 +28,14 @@ pub use target::{
     Stall, Target, TargetSummary,
 };
 pub use uri::Uri;
-pub use wire::{NoLog, WireEntry, WireLog};
+pub use wire::{HttpAnswer, NoLog, WireEntry, WireLog};
 
 /// Every backend there is. The scheme of an address chooses; the order is that of the help text.
 pub static ALL: &[&dyn Backend] = &[
     #[cfg(feature = "qemu")]
     &qemu::Qemu,
+    #[cfg(feature = "aws")]
+    &aws::Aws,
     &file::File,
     &fake::Fake,
 ];

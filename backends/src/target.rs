@@ -20,6 +20,10 @@ pub trait Backend: Sync {
     fn about(&self) -> &'static str;
     /// What it was tested against, for the support table.
     fn tested_against(&self) -> &'static str;
+    /// Names of the options that it knows besides what all know, as `How::options` has them. Any other is refused.
+    fn options(&self) -> &'static [&'static str] {
+        &[]
+    }
     /// Opens a connection.
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError>;
     /// What must be there for it to work, each with the command that mends it. `uri` narrows it to one host.
@@ -185,6 +189,10 @@ pub struct How {
     pub run: String,
     /// Where to go on, for resumable items, by item name. In bytes.
     pub start_at: BTreeMap<String, u64>,
+    /// The run that began what is gone on with, by item name: it finds what that run left on purpose, as a snapshot.
+    pub begun_by: BTreeMap<String, String>,
+    /// What only some backends know ([`Backend::options`]), by name.
+    pub options: BTreeMap<String, String>,
 }
 
 /// What a capture would do.

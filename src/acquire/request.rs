@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use impound_backends::{Access, BackendError, Capture, Consistency, How, Item, ItemKind, Plan, Uri};
+use impound_backends::{Access, Backend, BackendError, Capture, Consistency, How, Item, ItemKind, Plan, Uri};
 use jiff::Timestamp;
 
 use crate::case::ingest::{Digest, Format, IngestOptions, ResumePoint, Zstd};
@@ -41,8 +41,10 @@ pub struct Request {
     pub notes: Option<String>,
     /// This program, to stand guard while the guest stands still.
     pub guardian: Option<PathBuf>,
-    /// Go on with unfinished drafts of the same items.
+    /// Go on with unfinished drafts of the same items, and take nothing else if there are any.
     pub resume: bool,
+    /// What only some backends know, by name.
+    pub options: BTreeMap<String, String>,
 }
 
 /// Which items. All false, none and empty means: memory, all disks and the configuration.
@@ -122,7 +124,8 @@ pub fn select(wanted: &Wanted, items: Vec<Item>) -> Result<Vec<Item>, BackendErr
     }
     let memory_there = items.iter().any(|item| item.kind == ItemKind::Memory);
     if wanted.memory && !memory_there {
-        return Err(BackendError::unsupported("take memory", "this target", "it has no memory that could be captured"));
+        return Err(BackendError::unsupported("take memory", "this target", "it has no memory that could be captured")
+            .advise("impound show says why"));
     }
     let items: Vec<_> = items.into_iter().filter(chosen).collect();
     if items.is_empty() {
@@ -145,7 +148,7 @@ pub(super) fn run_id() -> String {
 }
 
 impl Request {
-    pub(super) fn how(&self, run: &str, start_at: BTreeMap<String, u64>) -> How {
+    pub(super) fn how(&self, run: &str, start_at: BTreeMap<String, u64>, begun_by: BTreeMap<String, String>) -> How {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let holder = format!(
             "impound {} run {run} by {} on {host}, pid {}, since {:.0}, case {}",
@@ -163,6 +166,8 @@ impl Request {
             holder,
             run: run.to_owned(),
             start_at,
+            begun_by,
+            options: self.options.clone(),
         }
     }
 
@@ -200,6 +205,18 @@ impl Request {
             }
         }
         Ok(None)
+    }
+
+    /// An option that the backend would pass over is refused: whoever gave it relies on it.
+    pub(super) fn check_options(&self, backend: &dyn Backend) -> Result<(), BackendError> {
+        let known = backend.options();
+        match self.options.keys().find(|name| !known.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(name) => {
+                let why = format!("`{}:` knows no --{name}", backend.scheme());
+                Err(BackendError::caller("choose how to take it", self.uri.to_string(), why))
+            }
+        }
     }
 
     /// Refuses to begin what cannot end well.

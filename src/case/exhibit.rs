@@ -100,6 +100,12 @@ impl Draft {
         self.case.disk.rename_over(&temporary, &path)
     }
 
+    /// The run that began it, as it wrote down itself.
+    pub fn begun_by(&self) -> Option<String> {
+        let bytes = read_bounded(&self.dir.join(INTENT), super::record::RECORD_LIMIT).ok()?;
+        super::record::read(&bytes).ok().map(|intended| intended.run)
+    }
+
     /// Seals the draft. `stored` are the files under `data/` with the digests taken while they were written; they are
     /// not read again. `wire` is the log of the run's exchanges so far. May be called again after a failure.
     pub fn seal(&self, mut record: Record, stored: Vec<Stored>, wire: Option<&Path>) -> Result<Sealed, CaseError> {

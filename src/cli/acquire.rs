@@ -57,6 +57,12 @@ pub(super) struct Args {
     /// Go on with what an interrupted run left, for sources that can be read again
     #[arg(long, help_heading = "How to take it")]
     resume: bool,
+    /// Lock the snapshots that are made: governance:DAYS, or compliance:DAYS, which nobody can undo
+    #[arg(long, value_name = "MODE:DAYS", help_heading = "In a cloud")]
+    lock: Option<String>,
+    /// After the capture, give the VM this security group, one without rules, instead of its own
+    #[arg(long, value_name = "GROUP", help_heading = "In a cloud")]
+    isolate: Option<String>,
     /// Form of the memory image: raw (sparse, addresses one to one), lime, elf
     #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Raw, help_heading = "How to store it")]
     memory_format: Form,
@@ -180,6 +186,10 @@ fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> 
         notes: args.note.clone(),
         guardian: std::env::current_exe().ok(),
         resume: args.resume,
+        options: [("lock", &args.lock), ("isolate", &args.isolate)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
+            .collect(),
     }
 }
 

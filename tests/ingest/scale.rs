@@ -138,6 +138,8 @@ fn how() -> How {
         holder: "a test".into(),
         run: "t".into(),
         start_at: BTreeMap::new(),
+        begun_by: BTreeMap::new(),
+        options: BTreeMap::new(),
     }
 }
 

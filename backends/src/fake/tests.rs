@@ -15,6 +15,8 @@ fn how() -> How {
         holder: "a test".into(),
         run: "r1".into(),
         start_at: BTreeMap::new(),
+        begun_by: BTreeMap::new(),
+        options: BTreeMap::new(),
     }
 }
 

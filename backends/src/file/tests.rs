@@ -18,6 +18,8 @@ fn how(from: u64) -> How {
         holder: "a test".into(),
         run: "t".into(),
         start_at: BTreeMap::from([("disk.img".into(), from)]),
+        begun_by: BTreeMap::new(),
+        options: BTreeMap::new(),
     }
 }
 

@@ -283,6 +283,8 @@ mod tests {
             holder: String::new(),
             run: "x".to_owned(),
             start_at: std::collections::BTreeMap::new(),
+            begun_by: std::collections::BTreeMap::new(),
+            options: std::collections::BTreeMap::new(),
         }
     }
 
