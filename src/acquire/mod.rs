@@ -153,7 +153,7 @@ async fn run_it(
         Ok(captured) => captured,
         Err(error) => {
             drafts.into_iter().for_each(Opening::discard);
-            return Err(tidy_after(error, opened.target.as_mut(), journal).await);
+            return Err(tidy_after(error, opened.target.as_mut(), journal, progress).await);
         }
     };
     let finished = opened.target.finish(journal).await.unwrap_or_else(|error| unfinished(&error));
@@ -305,8 +305,14 @@ fn guardian(program: &Path, request: &Request, run: &str, progress: &Arc<dyn Pro
 }
 
 /// After a failure: the hypervisor's side is put right, and what failed is told with what that brought.
-async fn tidy_after(error: AcquireError, target: &mut dyn Target, journal: &mut RunJournal) -> AcquireError {
+async fn tidy_after(
+    error: AcquireError,
+    target: &mut dyn Target,
+    journal: &mut RunJournal,
+    progress: &Arc<dyn Progress>,
+) -> AcquireError {
     let finished = target.finish(journal).await.unwrap_or_else(|error| unfinished(&error));
+    finished.left.iter().for_each(|left| progress.note(&format!("left on the hypervisor: {left}")));
     let (problems, unsure) = (finished.problems, finished.guest_unsure);
     if unsure { AcquireError::GuestUnsure { why: error.to_string(), problems: problems.join("; ") } } else { error }
 }

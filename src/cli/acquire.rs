@@ -60,6 +60,9 @@ pub(super) struct Args {
     /// Lock the snapshots that are made: governance:DAYS, or compliance:DAYS, which nobody can undo
     #[arg(long, value_name = "MODE:DAYS", help_heading = "In a cloud")]
     lock: Option<String>,
+    /// After the capture, let this account, one for evidence, copy the snapshots
+    #[arg(long, value_name = "ACCOUNT", help_heading = "In a cloud")]
+    share: Option<String>,
     /// After the capture, give the VM this security group, one without rules, instead of its own
     #[arg(long, value_name = "GROUP", help_heading = "In a cloud")]
     isolate: Option<String>,
@@ -186,7 +189,7 @@ fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> 
         notes: args.note.clone(),
         guardian: std::env::current_exe().ok(),
         resume: args.resume,
-        options: [("lock", &args.lock), ("isolate", &args.isolate)]
+        options: [("lock", &args.lock), ("share", &args.share), ("isolate", &args.isolate)]
             .into_iter()
             .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
             .collect(),

@@ -20,6 +20,7 @@ mod isolate;
 mod lock;
 mod remote;
 mod settings;
+mod share;
 mod sign;
 mod snapshot;
 mod target;
@@ -63,7 +64,7 @@ impl Backend for Aws {
     }
 
     fn options(&self) -> &'static [&'static str] {
-        &[lock::OPTION, isolate::OPTION]
+        &[lock::OPTION, share::OPTION, isolate::OPTION]
     }
 
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {

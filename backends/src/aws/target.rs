@@ -10,10 +10,11 @@ use tokio::sync::Semaphore;
 
 use super::Caller;
 use super::api::Api;
-use super::blocks::{self, UNDER_WAY, Work};
+use super::blocks::{UNDER_WAY, Work};
 use super::ec2::{RUN_TAG, Snapshot, Volume, snapshot_params};
 use super::isolate::{self, Isolation};
 use super::lock::{self, Lock};
+use super::share::Share;
 use super::undo::AwsUndo;
 use super::{exhibits, snapshot};
 use crate::wire::http::xml::Element;
@@ -40,14 +41,28 @@ pub(super) struct Instance {
     /// Set by each stream that has sent all.
     whole: Vec<Arc<AtomicBool>>,
     problems: Vec<String>,
-    isolated: Option<String>,
+    /// What the journal says was begun; ended by `finish`, so that after a kill the snapshots are found and listed.
+    begun: Option<crate::ActId>,
 }
 
 struct Prepared {
     items: Vec<Item>,
     how: How,
+    acts: Acts,
+}
+
+/// What is to be done besides, each only if it was asked for.
+#[derive(Debug, Clone, Default)]
+struct Acts {
     lock: Option<Lock>,
+    share: Option<Share>,
     isolation: Option<Isolation>,
+}
+
+impl Acts {
+    fn of(how: &How, about: &Element) -> Result<Self, BackendError> {
+        Ok(Self { lock: Lock::of(how)?, share: Share::of(how)?, isolation: Isolation::of(how, about)? })
+    }
 }
 
 /// Number of virtual CPUs.
@@ -76,7 +91,7 @@ impl Instance {
             snapshots: Vec::new(),
             whole: Vec::new(),
             problems: Vec::new(),
-            isolated: None,
+            begun: None,
         })
     }
 
@@ -152,7 +167,7 @@ impl Instance {
         let description = format!("impound run {} of {}", how.run, self.id);
         let params = snapshot_params(&self.id, &left_out, &description, &tags);
         let undo = AwsUndo::Snapshots { run: how.run.clone() };
-        let act = note(journal, "take the snapshots", &undo)?;
+        self.begun = Some(note(journal, "take the snapshots", &undo)?);
         let made = self.api.create_snapshots(&params).await;
         let made = match made {
             // AWS may have made them and the answer may be lost: that is for the tag to tell.
@@ -164,13 +179,12 @@ impl Instance {
         };
         let made = made.map_err(BackendError::from);
         self.snapshots.extend(made.as_deref().unwrap_or_default().iter().cloned());
-        ended(journal, act)?;
         let made = made?;
         if let Some(volume) = wanted.iter().find(|volume| !made.iter().any(|snapshot| snapshot.volume == volume.id && snapshot.len == volume.len)) {
             let expected = format!("a snapshot of {} with {} bytes", volume.id, volume.len);
             return Err(BackendError::corrupt("take the snapshots", &self.id, "the answer", expected, "none"));
         }
-        if let Some(lock) = &prepared.lock {
+        if let Some(lock) = &prepared.acts.lock {
             lock::all(&self.api, lock, &made, &mut self.problems).await;
         }
         Ok(made)
@@ -245,7 +259,7 @@ impl Target for Instance {
 
     async fn plan(&mut self, items: &[Item], how: &How) -> Result<Plan, BackendError> {
         allowed(how, &self.id)?;
-        let (lock, isolation) = (Lock::of(how)?, Isolation::of(how, &self.about)?);
+        let acts = Acts::of(how, &self.about)?;
         let mut planned = Vec::new();
         for item in items {
             let volume = self.volume(item)?;
@@ -264,10 +278,11 @@ impl Target for Instance {
         let volumes: Vec<_> = self.volumes(&new)?.iter().map(|volume| volume.id.as_str()).collect();
         if !volumes.is_empty() {
             commands.push(format!("ec2 CreateSnapshots {} of {}; they stay", self.id, volumes.join(", ")));
-            commands.extend(lock.map(|lock| format!("ec2 LockSnapshot, each of them, {lock}")));
+            commands.extend(acts.lock.map(|lock| format!("ec2 LockSnapshot, each of them, {lock}")));
         }
         commands.push("ebs ListSnapshotBlocks, GetSnapshotBlock, once they are complete".to_owned());
-        commands.extend(isolation.map(|isolation| isolation.command(&self.id)));
+        commands.extend(acts.share.map(|share| share.command()));
+        commands.extend(acts.isolation.map(|isolation| isolation.command(&self.id)));
         Ok(Plan { items: planned, pause: "none".to_owned(), commands, scratch_bytes: 0, warnings: self.warnings() })
     }
 
@@ -277,11 +292,11 @@ impl Target for Instance {
         for (name, from) in &how.start_at {
             snapshot::check_start(name, *from)?;
         }
-        let (lock, isolation) = (Lock::of(how)?, Isolation::of(how, &self.about)?);
-        if let Some(isolation) = &isolation {
+        let acts = Acts::of(how, &self.about)?;
+        if let Some(isolation) = &acts.isolation {
             isolation.check(&self.api, &self.id).await?;
         }
-        self.prepared = Some(Prepared { items: items.to_vec(), how: how.clone(), lock, isolation });
+        self.prepared = Some(Prepared { items: items.to_vec(), how: how.clone(), acts });
         Ok(())
     }
 
@@ -310,16 +325,25 @@ impl Target for Instance {
     }
 
     async fn finish(&mut self, journal: &mut dyn Journal) -> Result<Finished, BackendError> {
+        let acts = self.prepared.take().map(|prepared| prepared.acts).unwrap_or_default();
+        let mut left: Vec<_> = self.snapshots.iter().map(|made| snapshot::left(made, &self.api.region)).collect();
         let all_came = !self.whole.is_empty() && self.whole.iter().all(|whole| whole.load(Ordering::Acquire));
-        let isolation = self.prepared.take().and_then(|prepared| prepared.isolation);
-        if let Some(isolation) = isolation {
-            match all_came {
-                true => self.isolated = Some(isolate::swap(&self.api, &self.id, &isolation, journal).await?),
-                false => self.problems.push("the instance was not isolated, since not all of it was captured".to_owned()),
+        if !all_came && (acts.share.is_some() || acts.isolation.is_some()) {
+            self.problems.push("nothing was shared or isolated, since not all of it was captured".to_owned());
+        } else {
+            if let Some(share) = &acts.share {
+                left.extend(share.all(&self.api, &self.snapshots, &mut self.problems).await);
+            }
+            if let Some(isolation) = &acts.isolation {
+                match isolate::swap(&self.api, &self.id, isolation, journal).await {
+                    Ok(said) => left.push(said),
+                    Err(error) => self.problems.push(format!("it may not be isolated: {error}")),
+                }
             }
         }
-        let mut left: Vec<_> = self.snapshots.iter().map(|made| snapshot::left(made, &self.api.region)).collect();
-        left.extend(self.isolated.take());
+        if let Some(act) = self.begun.take() {
+            ended(journal, act)?;
+        }
         let found = self.api.instances(Some(&self.id)).await;
         let state = found.ok().and_then(|found| Some(found.first()?.get("instanceState/name")?.to_owned()));
         Ok(Finished {

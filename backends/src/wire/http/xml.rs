@@ -34,21 +34,20 @@ impl Element {
                     if stack.len() > DEPTH_MAX || count > ELEMENTS_MAX {
                         return Err("it is nested too deeply or has too many elements".to_owned());
                     }
-                    stack.push(Self { name: name(start.local_name().as_ref()), ..Self::default() });
+                    stack.push(Self { name: start.local_name().as_ref().to_owned(), ..Self::default() });
                 }
                 Event::Empty(start) => {
                     count += 1;
-                    add(&mut stack, Self { name: name(start.local_name().as_ref()), ..Self::default() });
+                    add(&mut stack, Self { name: start.local_name().as_ref().to_owned(), ..Self::default() });
                 }
                 Event::End(_) => {
                     let done = stack.pop().unwrap_or_default();
                     add(&mut stack, done);
                 }
-                Event::Text(text) => push(&mut stack, &text.decode().map_err(|error| error.to_string())?),
-                Event::CData(data) => push(&mut stack, &data.decode().map_err(|error| error.to_string())?),
+                Event::Text(text) => push(&mut stack, &text.xml10_content()),
+                Event::CData(data) => push(&mut stack, &data.xml10_content()),
                 Event::GeneralRef(entity) => {
-                    let entity = entity.decode().map_err(|error| error.to_string())?;
-                    let whole = format!("&{entity};");
+                    let whole = format!("&{};", entity.into_inner());
                     push(&mut stack, &quick_xml::escape::unescape(&whole).map_err(|error| error.to_string())?);
                 }
                 Event::Eof => break,
@@ -88,10 +87,6 @@ impl Element {
         let pairs = self.children.iter().map(|child| (child.name.clone(), child.to_json()));
         Value::Object(pairs.collect())
     }
-}
-
-fn name(bytes: impl AsRef<[u8]>) -> String {
-    String::from_utf8_lossy(bytes.as_ref()).into_owned()
 }
 
 fn add(stack: &mut [Element], done: Element) {
