@@ -25,7 +25,7 @@ pub use error::{BackendError, Kind};
 pub use journal::{ActId, Forgetful, Journal, Undo};
 pub use target::{
     Backend, Clocks, Facts, Finding, Finished, Freeze, Host, How, Item, ItemKind, Method, Pause, Plan, PlannedItem,
-    Stall, Target, TargetSummary,
+    Since, Stall, Target, TargetSummary,
 };
 pub use uri::Uri;
 pub use wire::{HttpAnswer, NoLog, WireEntry, WireLog};

@@ -193,6 +193,19 @@ pub struct How {
     pub begun_by: BTreeMap<String, String>,
     /// What only some backends know ([`Backend::options`]), by name.
     pub options: BTreeMap<String, String>,
+    /// Earlier copies of the same disks, by item name, for backends that can tell what changed (option `since`).
+    pub since: BTreeMap<String, Since>,
+}
+
+/// An earlier copy of a disk, hashed and found to be as it was sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Since {
+    /// The snapshot it was taken from, in the backend's words.
+    pub from: String,
+    /// The raw image.
+    pub image: PathBuf,
+    /// Name of the exhibit.
+    pub exhibit: String,
 }
 
 /// What a capture would do.

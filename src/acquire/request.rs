@@ -43,6 +43,8 @@ pub struct Request {
     pub guardian: Option<PathBuf>,
     /// Go on with unfinished drafts of the same items, and take nothing else if there are any.
     pub resume: bool,
+    /// Earlier exhibits of the same disks: only what changed since is fetched.
+    pub since: Vec<PathBuf>,
     /// What only some backends know, by name.
     pub options: BTreeMap<String, String>,
 }
@@ -168,6 +170,7 @@ impl Request {
             start_at,
             begun_by,
             options: self.options.clone(),
+            since: BTreeMap::new(),
         }
     }
 
@@ -210,7 +213,9 @@ impl Request {
     /// An option that the backend would pass over is refused: whoever gave it relies on it.
     pub(super) fn check_options(&self, backend: &dyn Backend) -> Result<(), BackendError> {
         let known = backend.options();
-        match self.options.keys().find(|name| !known.contains(&name.as_str())) {
+        let since = (!self.since.is_empty()).then_some("since");
+        let mut asked = self.options.keys().map(String::as_str).chain(since);
+        match asked.find(|name| !known.contains(name)) {
             None => Ok(()),
             Some(name) => {
                 let why = format!("`{}:` knows no --{name}", backend.scheme());

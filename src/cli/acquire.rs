@@ -66,6 +66,9 @@ pub(super) struct Args {
     /// After the capture, give the VM this security group, one without rules, instead of its own
     #[arg(long, value_name = "GROUP", help_heading = "In a cloud")]
     isolate: Option<String>,
+    /// Fetch only what changed since this exhibit of the same disk; the rest comes from its image, hashed before
+    #[arg(long, value_name = "EXHIBIT", help_heading = "In a cloud")]
+    since: Vec<PathBuf>,
     /// Form of the memory image: raw (sparse, addresses one to one), lime, elf
     #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Raw, help_heading = "How to store it")]
     memory_format: Form,
@@ -189,6 +192,7 @@ fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> 
         notes: args.note.clone(),
         guardian: std::env::current_exe().ok(),
         resume: args.resume,
+        since: args.since.clone(),
         options: [("lock", &args.lock), ("share", &args.share), ("isolate", &args.isolate)]
             .into_iter()
             .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::aws_kit::{Account, SECRET, disk, same, written};
+use crate::aws_kit::{Account, BLOCK, SECRET, disk, same, written};
 use crate::common::run::{holds, run};
 
 /// A second disk: 1 GiB with a few bytes in the middle of a block.
@@ -85,7 +85,12 @@ fn what_there_is_and_what_would_be_done_is_said_and_nothing_is_done() {
         assert!(show.stdout.contains(part), "{part}: {}", show.stdout);
     }
     let plan = account.acquire(&["--plan", "--lock", "compliance:1", "--isolate", &account.group]).expect(0).unwrap();
-    for part in ["CreateSnapshots", "LockSnapshot, each of them, compliance mode, 1 days", "ModifyInstanceAttribute", "memory is not taken"] {
+    for part in [
+        "CreateSnapshots",
+        "LockSnapshot, each of them, compliance mode, 1 days",
+        "ModifyInstanceAttribute",
+        "memory is not taken",
+    ] {
         assert!(plan.stdout.contains(part), "{part}: {}", plan.stdout);
     }
     let log = account.state()["log"].to_string();
@@ -114,7 +119,10 @@ fn an_option_of_another_backend_is_refused() {
 fn doctor_says_which_permission_is_missing() {
     let account = Account::start(&[disk()]);
     let ran = account.run(&["doctor", &account.target()]);
-    assert!(ran.rows().unwrap().iter().all(|row| row["good"] == true || row["what"].as_str().unwrap().starts_with("space")), "{ran:?}");
+    assert!(
+        ran.rows().unwrap().iter().all(|row| row["good"] == true || row["what"].as_str().unwrap().starts_with("space")),
+        "{ran:?}"
+    );
     account.fault(&serde_json::json!({ "deny": ["CreateSnapshots"] }));
     let rows = account.run(&["doctor", &account.target()]).expect(1).unwrap().rows().unwrap();
     let row = rows.iter().find(|row| row["what"] == "ec2:CreateSnapshots").unwrap();
@@ -137,11 +145,46 @@ fn it_is_isolated_after_the_capture_and_only_by_a_group_that_lets_nothing_throug
     let ran = account.acquire(&["--disk", "all", "--isolate", &account.group]).expect(0).unwrap();
     let state = account.state();
     assert_eq!(state["groups"], serde_json::json!([account.group]));
-    let undo = format!("modify-instance-attribute --region eu-west-1 --instance-id {} --groups {open}", account.instance);
+    let undo =
+        format!("modify-instance-attribute --region eu-west-1 --instance-id {} --groups {open}", account.instance);
     assert!(ran.stderr.contains(&undo), "{}", ran.stderr);
     let log: Vec<_> = state["log"].as_array().unwrap().iter().map(|entry| entry.as_str().unwrap()).collect();
     let last = |part: &str| log.iter().rposition(|entry| entry.contains(part)).unwrap();
     assert!(last("ModifyInstanceAttribute") > last("/blocks/"), "isolated before all was captured");
+}
+
+/// The guest writes, and forgets, and what was neither comes from the first copy.
+#[test]
+fn a_second_capture_fetches_only_what_changed() {
+    use std::os::unix::fs::FileExt;
+    let account = Account::start(&[disk()]);
+    account.acquire(&["--disk", "sda1"]).expect(0).unwrap();
+    let first = account.exhibit("sda1");
+    let later = account.folder.path().join("later.img");
+    fs::copy(disk(), &later).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&later).unwrap();
+    let gone = written(&disk())[5];
+    file.write_all_at(&vec![0; usize::try_from(BLOCK).unwrap()], gone * BLOCK).unwrap();
+    file.write_all_at(b"written later", (900 << 20) + 4097).unwrap();
+    file.write_all_at(b"and here", 3).unwrap();
+    account
+        .control(&serde_json::json!({ "volume": account.volumes["/dev/sda1"], "path": later, "fault": { "page": 1 } }));
+    let since = first.dir.display().to_string();
+    account.acquire(&["--disk", "sda1", "--since", &since, "--share", "210987654321"]).expect(0).unwrap();
+    let second = account.exhibit("sda1");
+    assert!(second.dir != first.dir && same(&second.image(), &later));
+    let state = account.state();
+    assert_eq!(state["gets"], 2, "only what was written since is fetched");
+    let (before, after) = (&first.record["instant"]["snapshot"], &second.record["instant"]["snapshot"]);
+    assert_eq!(second.record["instant"]["since"]["snapshot"], *before);
+    assert_eq!(state["shared"][after.as_str().unwrap()], serde_json::json!(["210987654321"]));
+    let left = second.record["left"].to_string();
+    assert!(left.contains("copy-snapshot") && left.contains("--operation-type remove"), "{left}");
+    // An earlier copy that is not as it was sealed is no ground to stand on.
+    Command::new("chmod").arg("644").arg(first.image()).status().unwrap();
+    fs::OpenOptions::new().write(true).open(first.image()).unwrap().write_all_at(b"x", 600 << 20).unwrap();
+    let ran = account.acquire(&["--disk", "sda1", "--since", &since]);
+    assert!(ran.code == Some(1) && ran.stderr.contains("damaged"), "{ran:?}");
 }
 
 #[test]
@@ -162,7 +205,9 @@ fn a_role_is_taken_on_and_its_keys_are_seen_nowhere() {
     let aws = account.folder.path().join(".aws");
     fs::create_dir(&aws).unwrap();
     let program = account.folder.path().join("give keys");
-    let keys = format!("#!/bin/sh\necho '{{\"Version\":1,\"AccessKeyId\":\"AKIDIMPOUNDTEST\",\"SecretAccessKey\":\"{SECRET}\"}}'\n");
+    let keys = format!(
+        "#!/bin/sh\necho '{{\"Version\":1,\"AccessKeyId\":\"AKIDIMPOUNDTEST\",\"SecretAccessKey\":\"{SECRET}\"}}'\n"
+    );
     fs::write(&program, keys).unwrap();
     Command::new("chmod").arg("755").arg(&program).status().unwrap();
     let role = "arn:aws:iam::123456789012:role/responder";

@@ -11,7 +11,9 @@ use crate::common::guest::wait_until;
 #[test]
 fn with_each_fifth_answer_broken_and_tokens_that_run_out_the_image_is_whole() {
     let account = Account::start(&[disk()]);
-    account.fault(&json!({ "every": 5, "token_life": 7, "page": 10, "page_life": 5, "empty_pages": true, "expired_keys": 0 }));
+    account.fault(
+        &json!({ "every": 5, "token_life": 7, "page": 10, "page_life": 5, "empty_pages": true, "expired_keys": 0 }),
+    );
     account.acquire(&["--disk", "sda1"]).expect(0).unwrap();
     assert!(same(&account.exhibit("sda1").image(), &disk()));
     let broken = std::fs::read_to_string(account.exhibit("sda1").dir.join("wire.jsonl")).unwrap();
@@ -40,7 +42,8 @@ fn a_block_that_stays_corrupt_is_a_named_gap_and_never_bytes() {
     assert_eq!(exhibit.outcome(), "partial");
     let gaps = exhibit.record["gaps"]["listed"].as_array().unwrap();
     let unreadable: Vec<_> = gaps.iter().filter(|gap| gap["why"]["unreadable"].is_string()).collect();
-    let places: Vec<_> = unreadable.iter().map(|gap| (gap["at"].as_u64().unwrap(), gap["len"].as_u64().unwrap())).collect();
+    let places: Vec<_> =
+        unreadable.iter().map(|gap| (gap["at"].as_u64().unwrap(), gap["len"].as_u64().unwrap())).collect();
     assert_eq!(places, bad.map(|n| (n * BLOCK, BLOCK)));
     assert!(unreadable[0]["why"]["unreadable"].as_str().unwrap().contains("SHA-256"), "{unreadable:?}");
     // All else is right: with the bad blocks put in by hand it is the source.
@@ -51,7 +54,8 @@ fn a_block_that_stays_corrupt_is_a_named_gap_and_never_bytes() {
     for n in bad {
         let place = [format!("bs={BLOCK}"), format!("skip={n}"), format!("seek={n}")];
         let (from, to) = (format!("if={}", disk().display()), format!("of={}", image.display()));
-        let copied = Command::new("dd").args([&from, &to]).args(place).args(["count=1", "conv=notrunc", "status=none"]).status();
+        let copied =
+            Command::new("dd").args([&from, &to]).args(place).args(["count=1", "conv=notrunc", "status=none"]).status();
         assert!(copied.unwrap().success());
     }
     assert!(same(&image, &disk()));
@@ -89,7 +93,11 @@ fn a_killed_run_goes_on_with_the_same_snapshot() {
     assert!(ran.stderr.contains("never ended"), "{}", ran.stderr);
     let exhibit = account.exhibit("sda1");
     assert!(same(&exhibit.image(), &disk()));
-    let resumed = exhibit.record["findings"].as_array().unwrap().iter().any(|note| note.as_str().unwrap().contains("resumed at byte"));
+    let resumed = exhibit.record["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|note| note.as_str().unwrap().contains("resumed at byte"));
     assert!(resumed, "{}", exhibit.record["findings"]);
     assert_eq!(account.state()["log"].to_string().matches("CreateSnapshots").count(), 1, "another instant");
     account.run(&["verify", &case]).expect(0).unwrap();

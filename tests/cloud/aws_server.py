@@ -34,7 +34,7 @@ CONSOLE = b"Linux version 6.1.0 (planted on the console)\n"
 
 lock = threading.Lock()
 moto = DomainDispatcherApplication(create_backend_app)
-images, order = {}, {}
+images, taken = {}, {}
 counter = itertools.count(1)
 state = {"log": [], "locks": {}, "pending": 0, "issued": 0, "gets": 0, "running": 0, "most": 0, "held": 0}
 fault = {}
@@ -121,7 +121,7 @@ def written(snapshot):
         raise Refuse(404, "ResourceNotFoundException")
     if found.status != "completed":
         raise Refuse(400, "ValidationException", "the snapshot is not completed")
-    return images[found.volume.id]
+    return taken[snapshot]
 
 
 def token(snapshot, n, issued):
@@ -164,6 +164,28 @@ def list_blocks(snapshot, query):
     if len(left) > len(page):
         after = int(first) if empty else page[-1] + 1
         answer["NextToken"] = base64.b64encode(f"sekrit-page:{after}:{issued}".encode()).decode()
+    return 200, {"content-type": "application/json"}, json.dumps(answer).encode()
+
+
+def changed_blocks(second, query):
+    old, new = written(query["firstSnapshotId"]), written(second)
+    first = int(query.get("startingBlockIndex", "0"))
+    if "pageToken" in query:
+        first = int(query["pageToken"].removeprefix("sekrit-page-"))
+    either = sorted(set(old.written) | set(new.written))
+    left = [n for n in either if n >= first and old.read(n) != new.read(n)]
+    page = left[: min(int(query.get("maxResults", 10000)), fault.get("page", 10000))]
+    blocks = []
+    for n in page:
+        block = {"BlockIndex": n}
+        if n in old.written:
+            block["FirstBlockToken"] = "of no use"
+        if n in new.written:
+            block["SecondBlockToken"] = token(second, n, state["gets"])
+        blocks.append(block)
+    answer = {"ChangedBlocks": blocks, "ExpiryTime": time.time() + 600, "VolumeSize": new.gib, "BlockSize": BLOCK}
+    if len(left) > len(page):
+        answer["NextToken"] = f"sekrit-page-{page[-1] + 1}"
     return 200, {"content-type": "application/json"}, json.dumps(answer).encode()
 
 
@@ -215,6 +237,8 @@ def ebs(environ, kind):
             raise Refuse(400, "ThrottlingException")
         if len(parts) == 3 and parts[2] == "blocks":
             return list_blocks(parts[1], query)
+        if len(parts) == 3 and parts[2] == "changedblocks":
+            return changed_blocks(parts[1], query)
         if len(parts) == 4 and parts[2] == "blocks":
             status, headers, data = get_block(parts[1], int(parts[3]), query)
             if kind == "corrupt":
@@ -261,6 +285,10 @@ def before_moto(form, kind):
 
 
 def after_moto(form):
+    # A snapshot holds what the volume held when it was made.
+    for snapshot in backend().snapshots.values():
+        if snapshot.volume.id in images:
+            taken.setdefault(snapshot.id, images[snapshot.volume.id])
     if form.get("Action") == "CreateSnapshots" and fault.get("pending"):
         state["pending"] = fault["pending"]
         for snapshot in backend().snapshots.values():
@@ -282,11 +310,14 @@ def control(environ, body):
     if "fault" in asked:
         fault = asked["fault"]
         state.update(gets=0, most=0, held=0)
+    if "volume" in asked:
+        images[asked["volume"]] = Image(asked["path"])
     if asked.get("release"):
         release.set()
     told = {name: state[name] for name in ("log", "locks", "gets", "most", "held")}
     snapshots = backend().snapshots.values()
     told["snapshots"] = {s.id: {t["key"]: t["value"] for t in s.get_tags()} for s in snapshots}
+    told["shared"] = {s.id: sorted(s.create_volume_permission_userids) for s in snapshots}
     told["groups"] = [g.id for i in backend().all_instances() for g in i.security_groups]
     return 200, {"content-type": "application/json"}, json.dumps(told).encode()
 

@@ -140,6 +140,7 @@ fn how() -> How {
         start_at: BTreeMap::new(),
         begun_by: BTreeMap::new(),
         options: BTreeMap::new(),
+        since: BTreeMap::new(),
     }
 }
 

@@ -147,7 +147,8 @@ fn own_address(service: &str, region: &str) -> String {
 
 /// The code of an error and its message: XML of EC2 and STS, JSON of EBS.
 fn said(answer: &Answer) -> (String, String) {
-    let word = |code: &str| code.split(':').next().unwrap_or_default().rsplit('#').next().unwrap_or_default().to_owned();
+    let word =
+        |code: &str| code.split(':').next().unwrap_or_default().rsplit('#').next().unwrap_or_default().to_owned();
     if let Ok(document) = Element::parse(&answer.body) {
         let error = document.items("Errors").next().or_else(|| document.child("Error"));
         if let Some(error) = error {
@@ -173,11 +174,19 @@ fn judge(answer: &Answer) -> Verdict {
         return Verdict::Done;
     }
     match said(answer).0.as_str() {
-        "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "ThrottledException" | "RequestThrottled"
-        | "RequestThrottledException" | "SnapshotCreationPerVolumeRateExceeded" | "TooManyRequestsException"
+        "RequestLimitExceeded"
+        | "Throttling"
+        | "ThrottlingException"
+        | "ThrottledException"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "SnapshotCreationPerVolumeRateExceeded"
+        | "TooManyRequestsException"
         | "SlowDown" => Verdict::Throttled,
         "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => Verdict::Renew,
-        "InternalError" | "InternalFailure" | "InternalServerException" | "Unavailable" | "ServiceUnavailable" => Verdict::Again,
+        "InternalError" | "InternalFailure" | "InternalServerException" | "Unavailable" | "ServiceUnavailable" => {
+            Verdict::Again
+        }
         _ => match answer.status {
             429 => Verdict::Throttled,
             408 | 500 | 502 | 503 | 504 => Verdict::Again,
@@ -189,9 +198,9 @@ fn judge(answer: &Answer) -> Verdict {
 fn refusal(answer: &Answer, request: &Request, code: &str, message: &str) -> BackendError {
     let error = answer.refused(request, code, message);
     match code {
-        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
-            error.advise("impound doctor says which permission is missing; for an encrypted snapshot kms:Decrypt is needed too")
-        }
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => error.advise(
+            "impound doctor says which permission is missing; for an encrypted snapshot kms:Decrypt is needed too",
+        ),
         "AuthFailure" | "InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch" => {
             error.advise("AWS does not know these keys: look at AWS_PROFILE and the clock of this machine")
         }

@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::api::{Api, Refused};
-use super::ebs::{BLOCK, Listed, PAGE, has_run_out};
+use super::ebs::{BLOCK, List, PAGE, has_run_out};
+use super::since::Earlier;
 use crate::{BackendError, Kind, Piece, PieceStream, Secret, Why};
 
 /// Pieces that wait for the writer.
@@ -28,7 +29,7 @@ const TOKENS_MAX: u32 = 5;
 /// How long to wait before the state of a snapshot is asked for again: at first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
-type Sender = mpsc::Sender<Result<Piece, BackendError>>;
+pub(super) type Sender = mpsc::Sender<Result<Piece, BackendError>>;
 
 /// What is read.
 pub(super) struct Work {
@@ -38,6 +39,8 @@ pub(super) struct Work {
     pub(super) len: u64,
     /// Byte to begin with, a multiple of [`BLOCK`].
     pub(super) from: u64,
+    /// An earlier copy, from which comes what did not change since.
+    pub(super) earlier: Option<Earlier>,
     /// Shared by all volumes.
     pub(super) under_way: Arc<Semaphore>,
     /// Set when the whole of it was sent.
@@ -55,10 +58,27 @@ impl Work {
             snapshot,
             len,
             from,
+            earlier: None,
             under_way: Arc::clone(under_way),
             whole: Arc::default(),
             tokens: Mutex::default(),
             failures: AtomicU32::new(0),
+        }
+    }
+
+    /// What is to be listed.
+    fn list(&self) -> List<'_> {
+        self.earlier.as_ref().map_or(List::Written, |earlier| List::ChangedSince(&earlier.snapshot))
+    }
+
+    /// Blocks that the list passes over: as they were, or never written.
+    async fn unlisted(&self, send: &Sender, from: u64, to: u64) -> Result<(), BackendError> {
+        match &self.earlier {
+            Some(earlier) => earlier.send(send, from * BLOCK, to * BLOCK).await,
+            None => {
+                hole(send, from, to).await;
+                Ok(())
+            }
         }
     }
 }
@@ -87,7 +107,7 @@ async fn run(work: &Arc<Work>, send: &Sender) -> Result<(), Refused> {
     let mut tasks = JoinSet::new();
     let (mut next, mut token, mut refreshed) = (work.from / BLOCK, None::<String>, 0);
     loop {
-        let page = work.api.list_blocks(&work.snapshot, next, token.as_deref(), PAGE.0).await;
+        let page = work.api.list_blocks(&work.snapshot, work.list(), next, token.as_deref(), PAGE.0).await;
         let page = match page {
             // A page's token has run out: the list is begun anew where it stopped.
             Err(refused) if token.is_some() && has_run_out(&refused) && refreshed < TOKENS_MAX => {
@@ -102,25 +122,40 @@ async fn run(work: &Arc<Work>, send: &Sender) -> Result<(), Refused> {
         }
         for block in page.blocks {
             if block.index < next || block.index >= work.len / BLOCK {
-                return Err(wrong_list(work, format!("block {}", block.index), "blocks that ascend inside the volume", "another"));
+                return Err(wrong_list(
+                    work,
+                    format!("block {}", block.index),
+                    "blocks that ascend inside the volume",
+                    "another",
+                ));
             }
-            hole(send, next, block.index).await;
+            work.unlisted(send, next, block.index).await?;
             next = block.index + 1;
-            spawn(work, send, &mut tasks, block).await?;
+            match block.token() {
+                Some(token) => spawn(work, send, &mut tasks, block.index, token).await?,
+                // The earlier snapshot has it, and this one does not any more.
+                None if work.earlier.is_some() => hole(send, block.index, next).await,
+                None => return Err(wrong_list(work, format!("block {}", block.index), "a token", "none")),
+            }
         }
         token = page.next_token.filter(|token| !token.is_empty());
         if token.is_none() {
             break;
         }
     }
-    hole(send, next, work.len / BLOCK).await;
+    work.unlisted(send, next, work.len / BLOCK).await?;
     while let Some(done) = tasks.join_next().await {
         ended(done)?;
     }
     Ok(())
 }
 
-fn wrong_list(work: &Work, at: impl std::fmt::Display, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Refused {
+fn wrong_list(
+    work: &Work,
+    at: impl std::fmt::Display,
+    expected: impl std::fmt::Display,
+    found: impl std::fmt::Display,
+) -> Refused {
     BackendError::corrupt("list the blocks of the snapshot", &work.snapshot, at, expected, found).into()
 }
 
@@ -141,7 +176,7 @@ fn ended(done: Result<Ended, tokio::task::JoinError>) -> Ended {
 }
 
 /// Sets off the reading of a block, once there is room; answers what ended in the meantime.
-async fn spawn(work: &Arc<Work>, send: &Sender, tasks: &mut JoinSet<Ended>, block: Listed) -> Ended {
+async fn spawn(work: &Arc<Work>, send: &Sender, tasks: &mut JoinSet<Ended>, index: u64, token: Secret) -> Ended {
     while let Some(done) = tasks.try_join_next() {
         ended(done)?;
     }
@@ -149,8 +184,8 @@ async fn spawn(work: &Arc<Work>, send: &Sender, tasks: &mut JoinSet<Ended>, bloc
     let Ok(room) = Arc::clone(&work.under_way).acquire_owned().await else { return Ok(()) };
     let (work, send) = (Arc::clone(work), send.clone());
     tasks.spawn(async move {
-        let at = block.index * BLOCK;
-        let piece = match read(&work, &block).await {
+        let at = index * BLOCK;
+        let piece = match read(&work, index, token).await {
             Ok(bytes) => {
                 work.failures.store(0, Ordering::Relaxed);
                 Piece::Data { at, bytes }
@@ -172,15 +207,14 @@ fn holds_for_all(work: &Work, refused: &Refused) -> bool {
 }
 
 /// A block, with a new token if need be.
-async fn read(work: &Work, block: &Listed) -> Result<bytes::Bytes, Refused> {
-    let mut token = block.token();
+async fn read(work: &Work, index: u64, mut token: Secret) -> Result<bytes::Bytes, Refused> {
     for _ in 0..TOKENS_MAX {
-        match work.api.block(&work.snapshot, block.index, token.clone()).await {
-            Err(refused) if has_run_out(&refused) => token = renew(work, block.index, &token).await?,
+        match work.api.block(&work.snapshot, index, token.clone()).await {
+            Err(refused) if has_run_out(&refused) => token = renew(work, index, &token).await?,
             other => return other,
         }
     }
-    work.api.block(&work.snapshot, block.index, token).await
+    work.api.block(&work.snapshot, index, token).await
 }
 
 /// Another token for a block. Those after it are kept, since they have most likely run out too.
@@ -189,10 +223,10 @@ async fn renew(work: &Work, index: u64, old: &Secret) -> Result<Secret, Refused>
     if let Some(token) = tokens.remove(&index).filter(|token| token.reveal() != old.reveal()) {
         return Ok(token);
     }
-    let page = work.api.list_blocks(&work.snapshot, index, None, PAGE.1).await?;
+    let page = work.api.list_blocks(&work.snapshot, work.list(), index, None, PAGE.1).await?;
     // None is needed that is far behind.
     tokens.retain(|known, _| *known + u64::from(PAGE.0) > index && *known < index + u64::from(PAGE.0));
-    tokens.extend(page.blocks.iter().map(|listed| (listed.index, listed.token())));
+    tokens.extend(page.blocks.iter().filter_map(|listed| Some((listed.index, listed.token()?))));
     let gone = || wrong_list(work, format!("block {index}"), "a block that was listed before", "nothing");
     tokens.remove(&index).ok_or_else(gone)
 }
@@ -207,7 +241,8 @@ async fn until_complete(api: &Api, id: &str) -> Result<(), Refused> {
             Some("completed") => return Ok(()),
             Some("pending") => {}
             other => {
-                let said = snapshot.and_then(|snapshot| snapshot.about.get("statusMessage")).unwrap_or("no reason given");
+                let said =
+                    snapshot.and_then(|snapshot| snapshot.about.get("statusMessage")).unwrap_or("no reason given");
                 let why = format!("it is {}: {said}", other.unwrap_or("gone"));
                 return Err(BackendError::unsupported("wait for the snapshot", id, why).into());
             }

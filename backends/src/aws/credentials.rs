@@ -66,7 +66,13 @@ pub(super) struct Credentials {
 
 impl Credentials {
     /// Chooses the source; nothing is fetched yet. `http` reaches STS, `sts` is its address.
-    pub(super) fn new(settings: &Settings, http: Http, sts: String, region: &str, wire: &Arc<dyn WireLog>) -> Result<Self, BackendError> {
+    pub(super) fn new(
+        settings: &Settings,
+        http: Http,
+        sts: String,
+        region: &str,
+        wire: &Arc<dyn WireLog>,
+    ) -> Result<Self, BackendError> {
         // Whoever is not there must not be waited for long.
         let brief = Duration::from_secs(2);
         let rules = Rules { connect_within: brief, within: brief * 5, tries: 3, direct: true, ..Rules::default() };
@@ -197,7 +203,14 @@ fn container(settings: &Settings) -> Result<Option<Source>, BackendError> {
         (None, None) => return Ok(None),
     };
     // Whoever set the variable must not be able to have a token sent in clear over a network.
-    let near = ["http://127.0.0.1", "http://localhost", "http://169.254.170.2", "http://169.254.170.23", "http://[::1]", "http://[fd00:ec2::23]"];
+    let near = [
+        "http://127.0.0.1",
+        "http://localhost",
+        "http://169.254.170.2",
+        "http://169.254.170.23",
+        "http://[::1]",
+        "http://[fd00:ec2::23]",
+    ];
     let is_near = near.iter().any(|near| address.strip_prefix(near).is_some_and(|rest| rest.starts_with([':', '/'])));
     if !address.starts_with("https://") && !is_near {
         return Err(BackendError::caller("ask the container for credentials", address, "it is neither near nor HTTPS"));
@@ -253,13 +266,19 @@ mod tests {
         std::fs::create_dir(home.path().join(".aws")).unwrap();
         let config = "[profile role]\nrole_arn=arn:r\nsource_profile=keys\nexternal_id=e\n[profile self]\nrole_arn=arn:s\nsource_profile=self\naws_access_key_id=B\naws_secret_access_key=hunter3\n[profile a]\nrole_arn=x\nsource_profile=b\n[profile b]\nrole_arn=y\nsource_profile=a\n[profile sso]\nsso_session=z\n[profile process]\ncredential_process=/bin/x\n";
         std::fs::write(home.path().join(".aws/config"), config).unwrap();
-        std::fs::write(home.path().join(".aws/credentials"), "[keys]\naws_access_key_id=A\naws_secret_access_key=hunter2\n").unwrap();
+        std::fs::write(
+            home.path().join(".aws/credentials"),
+            "[keys]\naws_access_key_id=A\naws_secret_access_key=hunter2\n",
+        )
+        .unwrap();
         let at = ("HOME", home.path().to_str().unwrap());
         let profile = |name| chosen(&[at, ("AWS_PROFILE", name)]);
         let all = [at, ("AWS_ACCESS_KEY_ID", "E"), ("AWS_SECRET_ACCESS_KEY", "hunter1"), ("AWS_PROFILE", "keys")];
         assert!(matches!(chosen(&all), Ok(Source::Fixed(keys)) if keys.id == "E"));
         assert!(matches!(profile("keys"), Ok(Source::Fixed(keys)) if keys.id == "A"));
-        assert!(matches!(profile("self"), Ok(Source::Role { with, .. }) if matches!(&*with, Source::Fixed(keys) if keys.id == "B")));
+        assert!(
+            matches!(profile("self"), Ok(Source::Role { with, .. }) if matches!(&*with, Source::Fixed(keys) if keys.id == "B"))
+        );
         assert!(matches!(profile("process"), Ok(Source::Process(_))));
         let role = profile("role").unwrap();
         assert!(matches!(&role, Source::Role { external: Some(e), .. } if e == "e"));

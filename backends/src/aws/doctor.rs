@@ -60,9 +60,7 @@ fn verdict(what: &str, permission: &str, refused: Option<&Refused>) -> Finding {
             finding(false, "not allowed".to_owned(), Some(fix))
         }
         // It was let in, and then what it asked for was not there.
-        "ResourceNotFoundException" | "ValidationException" => {
-            finding(true, "not forbidden".to_owned(), None)
-        }
+        "ResourceNotFoundException" | "ValidationException" => finding(true, "not forbidden".to_owned(), None),
         code if code.starts_with("InvalidInstanceID") || code.starts_with("InvalidSnapshot") => {
             finding(true, "not forbidden; no instance was named to ask about".to_owned(), None)
         }
@@ -78,7 +76,7 @@ async fn dry_run(api: &Api, action: &str, mut params: Vec<(String, String)>) -> 
 }
 
 async fn blocks(api: &Api) -> Finding {
-    let refused = api.list_blocks(NOBODYS, 0, None, super::ebs::PAGE.1).await.err();
+    let refused = api.list_blocks(NOBODYS, super::ebs::List::Written, 0, None, super::ebs::PAGE.1).await.err();
     let both = "ebs:ListSnapshotBlocks and ebs:GetSnapshotBlock";
     verdict("ebs:ListSnapshotBlocks", both, refused.as_ref())
 }

@@ -27,15 +27,15 @@ pub(super) struct Listed {
     /// Its number; times [`BLOCK`] its address.
     #[serde(rename = "BlockIndex")]
     pub(super) index: u64,
-    /// What it is asked for with.
-    #[serde(rename = "BlockToken")]
-    token: String,
+    /// What it is asked for with. In a list of what changed there is none if the later snapshot does not have the block.
+    #[serde(rename = "BlockToken", alias = "SecondBlockToken")]
+    token: Option<String>,
 }
 
 impl Listed {
     /// Whoever has it, and the right to read, gets the block.
-    pub(super) fn token(&self) -> Secret {
-        Secret::new(self.token.clone())
+    pub(super) fn token(&self) -> Option<Secret> {
+        self.token.clone().map(Secret::new)
     }
 }
 
@@ -43,7 +43,8 @@ impl Listed {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Page {
-    #[serde(default)]
+    /// `ChangedBlocks` in a list of what changed.
+    #[serde(default, alias = "ChangedBlocks")]
     pub(super) blocks: Vec<Listed>,
     pub(super) next_token: Option<String>,
     /// In GiB.
@@ -57,12 +58,34 @@ pub(super) fn has_run_out(refused: &Refused) -> bool {
     refused.code == "ValidationException"
 }
 
+/// Which blocks are listed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum List<'a> {
+    /// Those that were written (ListSnapshotBlocks).
+    Written,
+    /// Those that differ from this earlier snapshot of the same volume (ListChangedBlocks).
+    ChangedSince(&'a str),
+}
+
 impl Api {
     /// Blocks of a snapshot from `from` on, or from a page's token on.
-    pub(super) async fn list_blocks(&self, snapshot: &str, from: u64, next: Option<&str>, most: u32) -> Result<Page, Refused> {
+    pub(super) async fn list_blocks(
+        &self,
+        snapshot: &str,
+        list: List<'_>,
+        from: u64,
+        next: Option<&str>,
+        most: u32,
+    ) -> Result<Page, Refused> {
         const PURPOSE: &str = "list the blocks of the snapshot";
-        let path = format!("/snapshots/{snapshot}/blocks");
         let mut query: Vec<(&str, Text)> = vec![("maxResults", most.to_string().into())];
+        let path = match list {
+            List::Written => format!("/snapshots/{snapshot}/blocks"),
+            List::ChangedSince(earlier) => {
+                query.push(("firstSnapshotId", earlier.into()));
+                format!("/snapshots/{snapshot}/changedblocks")
+            }
+        };
         match next {
             Some(token) => query.push(("pageToken", Secret::new(token.to_owned()).into())),
             None => query.push(("startingBlockIndex", from.to_string().into())),
@@ -79,7 +102,8 @@ impl Api {
     /// The bytes of a block, checked against the SHA-256 that EBS gives with them.
     pub(super) async fn block(&self, snapshot: &str, index: u64, token: Secret) -> Result<Bytes, Refused> {
         let path = format!("/snapshots/{snapshot}/blocks/{index}");
-        let answer = self.ebs("read a block of the snapshot", path, vec![("blockToken", token.into())], BLOCK, &whole).await?;
+        let answer =
+            self.ebs("read a block of the snapshot", path, vec![("blockToken", token.into())], BLOCK, &whole).await?;
         Ok(answer.body)
     }
 }

@@ -64,15 +64,21 @@ pub(super) fn is_id(id: &str, prefix: &str) -> bool {
 /// GiB in bytes, within reason: no volume is larger than 64 TiB.
 fn bytes(gib: Option<u64>, on: &str) -> Result<u64, BackendError> {
     gib.filter(|gib| (1..=64 << 10).contains(gib)).map(|gib| gib << 30).ok_or_else(|| {
-        BackendError::corrupt("read the size", on, "its size", "1 to 65536 GiB", gib.map_or("none".to_owned(), |n| n.to_string()))
+        BackendError::corrupt(
+            "read the size",
+            on,
+            "its size",
+            "1 to 65536 GiB",
+            gib.map_or("none".to_owned(), |n| n.to_string()),
+        )
     })
 }
 
 /// Tags of anything.
 pub(super) fn tags(about: &Element) -> BTreeMap<String, String> {
-    let pairs = about.items("tagSet").filter_map(|tag| {
-        Some((tag.get("key")?.to_owned(), tag.get("value").unwrap_or_default().to_owned()))
-    });
+    let pairs = about
+        .items("tagSet")
+        .filter_map(|tag| Some((tag.get("key")?.to_owned(), tag.get("value").unwrap_or_default().to_owned())));
     pairs.collect()
 }
 
@@ -88,7 +94,13 @@ fn filter(n: usize, name: &str, values: &[&str]) -> Vec<(String, String)> {
 
 impl Api {
     /// All items of a list that comes in pages.
-    async fn list(&self, purpose: &'static str, action: &str, params: &[(String, String)], set: &str) -> Result<Vec<Element>, Refused> {
+    async fn list(
+        &self,
+        purpose: &'static str,
+        action: &str,
+        params: &[(String, String)],
+        set: &str,
+    ) -> Result<Vec<Element>, Refused> {
         let (mut found, mut next) = (Vec::new(), None::<String>);
         for _ in 0..PAGES_MAX {
             let mut params = params.to_vec();
@@ -110,7 +122,11 @@ impl Api {
         let found = self.list("list the instances", "DescribeInstances", &params, "reservationSet").await?;
         let mut all = Vec::new();
         for reservation in found {
-            let owner = Element { name: "ownerId".to_owned(), text: reservation.get("ownerId").unwrap_or_default().to_owned(), children: Vec::new() };
+            let owner = Element {
+                name: "ownerId".to_owned(),
+                text: reservation.get("ownerId").unwrap_or_default().to_owned(),
+                children: Vec::new(),
+            };
             all.extend(reservation.items("instancesSet").cloned().map(|mut instance| {
                 instance.children.push(owner.clone());
                 instance
@@ -127,7 +143,9 @@ impl Api {
         let root = instance.get("rootDeviceName").unwrap_or_default();
         let mut volumes = Vec::new();
         for mapping in instance.items("blockDeviceMapping") {
-            let (Some(device), Some(volume)) = (mapping.get("deviceName"), mapping.get("ebs/volumeId")) else { continue };
+            let (Some(device), Some(volume)) = (mapping.get("deviceName"), mapping.get("ebs/volumeId")) else {
+                continue;
+            };
             let Some(about) = found.iter().find(|about| about.get("volumeId") == Some(volume)) else {
                 let why = "it hangs on the instance, and EC2 does not list it";
                 return Err(BackendError::unsupported("look at the volume", volume, why).into());
@@ -179,15 +197,22 @@ impl Api {
 }
 
 /// What `CreateSnapshots` is to be told: `left_out` are the volumes that are not wanted.
-pub(super) fn snapshot_params(instance: &str, left_out: &[&Volume], description: &str, tags: &[(&str, String)]) -> Vec<(String, String)> {
+pub(super) fn snapshot_params(
+    instance: &str,
+    left_out: &[&Volume],
+    description: &str,
+    tags: &[(&str, String)],
+) -> Vec<(String, String)> {
     let mut params = vec![param("InstanceSpecification.InstanceId", instance), param("Description", description)];
     if left_out.iter().any(|volume| volume.root) {
         params.push(param("InstanceSpecification.ExcludeBootVolume", "true"));
     }
     let data = left_out.iter().filter(|volume| !volume.root);
-    params.extend((1..).zip(data).map(|(n, volume)| {
-        param(format!("InstanceSpecification.ExcludeDataVolumeId.{n}"), volume.id.as_str())
-    }));
+    params.extend(
+        (1..)
+            .zip(data)
+            .map(|(n, volume)| param(format!("InstanceSpecification.ExcludeDataVolumeId.{n}"), volume.id.as_str())),
+    );
     params.push(param("CopyTagsFromSource", "volume"));
     params.push(param("TagSpecification.1.ResourceType", "snapshot"));
     for (n, (key, value)) in (1..).zip(tags) {

@@ -74,7 +74,8 @@ pub(super) type Document = Result<Bytes, BackendError>;
 /// Takes all that are wanted, none of which may hold up the snapshots for long.
 pub(super) async fn take(api: &Api, id: &str, wanted: &[Item]) -> BTreeMap<String, Document> {
     let mut documents = BTreeMap::new();
-    for name in ALL.iter().filter(|name| wanted.iter().any(|item| item.kind == ItemKind::Config && item.name == **name)) {
+    for name in ALL.iter().filter(|name| wanted.iter().any(|item| item.kind == ItemKind::Config && item.name == **name))
+    {
         let document = match timeout(WITHIN, one(api, id, name)).await {
             Ok(document) => document,
             Err(_) => {
@@ -90,7 +91,11 @@ pub(super) async fn take(api: &Api, id: &str, wanted: &[Item]) -> BTreeMap<Strin
 async fn one(api: &Api, id: &str, name: &str) -> Document {
     let params = [param("InstanceId", id)];
     let encoded = match name {
-        "screenshot" => api.ec2("take a picture of the screen", "GetConsoleScreenshot", &params, false).await?.get("imageData").map(ToOwned::to_owned),
+        "screenshot" => api
+            .ec2("take a picture of the screen", "GetConsoleScreenshot", &params, false)
+            .await?
+            .get("imageData")
+            .map(ToOwned::to_owned),
         "console" => {
             // The latest output is kept for some types only; what there is otherwise is that of the last start.
             let latest = [params[0].clone(), param("Latest", "true")];
@@ -105,9 +110,9 @@ async fn one(api: &Api, id: &str, name: &str) -> Document {
         _ => return config(api, id).await,
     };
     let encoded: String = encoded.unwrap_or_default().split_whitespace().collect();
-    let document = STANDARD.decode(encoded).map_err(|error| {
-        BackendError::corrupt(action(name), id, "the answer", "base64", error)
-    })?;
+    let document = STANDARD
+        .decode(encoded)
+        .map_err(|error| BackendError::corrupt(action(name), id, "the answer", "base64", error))?;
     if document.is_empty() {
         return Err(BackendError::unsupported(action(name), id, "EC2 keeps none for this instance"));
     }

@@ -41,7 +41,9 @@ impl Isolation {
         let before = groups_of(about);
         let cards = about.items("networkInterfaceSet").count();
         if cards > 1 {
-            return Err(refuse(&format!("the instance has {cards} network interfaces, and the groups of one only can be replaced this way")));
+            return Err(refuse(&format!(
+                "the instance has {cards} network interfaces, and the groups of one only can be replaced this way"
+            )));
         }
         if before.is_empty() || !before.iter().all(|id| is_group(id)) {
             return Err(refuse("EC2 does not say which groups the instance has now"));
@@ -51,7 +53,11 @@ impl Isolation {
 
     /// The line of a plan.
     pub(super) fn command(&self, id: &str) -> String {
-        format!("after the capture: ec2 ModifyInstanceAttribute {id}, groups {} instead of {}", self.group, self.before.join(", "))
+        format!(
+            "after the capture: ec2 ModifyInstanceAttribute {id}, groups {} instead of {}",
+            self.group,
+            self.before.join(", ")
+        )
     }
 
     /// Would it be allowed? Asked before anything is done.
@@ -91,7 +97,12 @@ pub(super) async fn set(api: &Api, id: &str, groups: &[String]) -> Result<(), Ba
 }
 
 /// Isolates, and says how to undo it.
-pub(super) async fn swap(api: &Api, id: &str, isolation: &Isolation, journal: &mut dyn Journal) -> Result<String, BackendError> {
+pub(super) async fn swap(
+    api: &Api,
+    id: &str,
+    isolation: &Isolation,
+    journal: &mut dyn Journal,
+) -> Result<String, BackendError> {
     let undo = AwsUndo::Groups { groups: isolation.before.clone() };
     let act = note(journal, "isolate the instance", &undo)?;
     set(api, id, std::slice::from_ref(&isolation.group)).await?;

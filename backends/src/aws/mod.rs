@@ -22,6 +22,7 @@ mod remote;
 mod settings;
 mod share;
 mod sign;
+mod since;
 mod snapshot;
 mod target;
 mod undo;
@@ -64,7 +65,7 @@ impl Backend for Aws {
     }
 
     fn options(&self) -> &'static [&'static str] {
-        &[lock::OPTION, share::OPTION, isolate::OPTION]
+        &[lock::OPTION, share::OPTION, isolate::OPTION, "since"]
     }
 
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {

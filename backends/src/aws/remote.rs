@@ -154,8 +154,12 @@ pub(super) async fn container(
     let (scheme, rest) = address.split_once("://").unwrap_or(("http", address));
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    let mut request =
-        Request::new("ask the container for credentials", Method::Get, &format!("{scheme}://{host}"), format!("/{path}"));
+    let mut request = Request::new(
+        "ask the container for credentials",
+        Method::Get,
+        &format!("{scheme}://{host}"),
+        format!("/{path}"),
+    );
     for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
         request = request.query(name, value);
     }
@@ -195,7 +199,6 @@ async fn near(places: &Places, mut request: Request) -> Result<Answer, BackendEr
     let (asked, answer) = (request.clone(), places.near.send(Call::new(request, &Unsigned)).await?);
     if answer.is_good() { Ok(answer) } else { Err(answer.refused(&asked, "", "it gives no credentials")) }
 }
-
 
 #[cfg(test)]
 mod tests {

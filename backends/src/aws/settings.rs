@@ -98,7 +98,9 @@ impl Settings {
 
 fn read(path: &Path) -> Result<BTreeMap<String, Section>, BackendError> {
     use std::io::Read;
-    let failed = |error: &std::io::Error| BackendError::io("read the settings of the AWS tools", path.display().to_string(), error);
+    let failed = |error: &std::io::Error| {
+        BackendError::io("read the settings of the AWS tools", path.display().to_string(), error)
+    };
     let file = match std::fs::File::open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         result => result.map_err(|error| failed(&error))?,
@@ -127,7 +129,12 @@ fn parse(text: &str) -> BTreeMap<String, Section> {
         let (key, value) = (key.trim().to_ascii_lowercase(), value.trim());
         // A comment begins behind a space.
         let value = value.split(" #").next().unwrap_or_default().split(" ;").next().unwrap_or_default().trim_end();
-        let key = if line.starts_with([' ', '\t']) { format!("{outer}.{key}") } else { outer.clone_from(&key); key };
+        let key = if line.starts_with([' ', '\t']) {
+            format!("{outer}.{key}")
+        } else {
+            outer.clone_from(&key);
+            key
+        };
         if let Some(section) = here.as_ref().and_then(|name| sections.get_mut(name)) {
             section.insert(key, Secret::new(value.to_owned()));
         }
@@ -150,14 +157,18 @@ pub(super) mod tests {
         std::fs::create_dir(home.path().join(".aws")).unwrap();
         let config = "[default]\nregion=x\n# no\n[profile  lab]\nservices = s # behind\nrole_arn=arn:x;y\n[services s]\nec2 =\n  endpoint_url = http://e/\nebs=\n\tendpoint_url=http://b\n";
         std::fs::write(home.path().join(".aws/config"), config).unwrap();
-        std::fs::write(home.path().join(".aws/credentials"), "[lab]\naws_access_key_id = AKID\nrole_arn=mine\n").unwrap();
+        std::fs::write(home.path().join(".aws/credentials"), "[lab]\naws_access_key_id = AKID\nrole_arn=mine\n")
+            .unwrap();
         let at = home.path().to_str().unwrap();
         let lab = settings(&[("HOME", at), ("AWS_PROFILE", "lab"), ("AWS_ENDPOINT_URL_STS", "http://sts")]).unwrap();
         assert_eq!(lab.of_profile("lab", "role_arn"), Some("mine"));
         assert_eq!(lab.of_profile("lab", "services"), Some("s"));
         assert_eq!(lab.of_profile("default", "region"), Some("x"));
         assert_eq!(lab.endpoint("ec2").as_deref(), Some("http://e"));
-        assert_eq!((lab.endpoint("ebs").as_deref(), lab.endpoint("sts").as_deref()), (Some("http://b"), Some("http://sts")));
+        assert_eq!(
+            (lab.endpoint("ebs").as_deref(), lab.endpoint("sts").as_deref()),
+            (Some("http://b"), Some("http://sts"))
+        );
         assert_eq!(settings(&[("HOME", at)]).unwrap().endpoint("ec2"), None);
         let off = [("HOME", at), ("AWS_ENDPOINT_URL", "http://x"), ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")];
         assert_eq!(settings(&off).unwrap().endpoint("ec2"), None);

@@ -51,10 +51,8 @@ fn sign(request: &mut Request, keys: &Keys, region: &str, service: &str, at: Tim
     let first = format!("AWS4{}", keys.secret.reveal());
     let key = [day, region, service, "aws4_request"].iter().fold(first.into_bytes(), |key, part| mac(&key, part));
     let signature = hex(&mac(&key, &text));
-    let proof = format!(
-        "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, Signature={signature}",
-        keys.id
-    );
+    let proof =
+        format!("AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, Signature={signature}", keys.id);
     request.set_header("authorization", crate::Secret::new(proof));
 }
 

@@ -31,7 +31,11 @@ pub(super) async fn of_run(api: &Api, run: &str, volume: &str) -> Result<Snapsho
     match (found.pop(), found.len()) {
         (Some(snapshot), 0) => Ok(snapshot),
         (found, _) => {
-            let why = if found.is_some() { "there are several, and no way to tell which it was" } else { "it is not there any more" };
+            let why = if found.is_some() {
+                "there are several, and no way to tell which it was"
+            } else {
+                "it is not there any more"
+            };
             Err(BackendError::unsupported("go on with the snapshot", format!("{volume} of run {run}"), why)
                 .advise("begin anew, without --resume: half of one instant and half of another is of no instant"))
         }
@@ -95,7 +99,9 @@ impl Taken {
     fn only(&self, items: &[Item], how: &How) -> Result<(), BackendError> {
         allowed(how, &self.snapshot.id)?;
         match how.options.keys().next() {
-            Some(option) => Err(BackendError::caller("capture", &self.snapshot.id, format!("--{option} is for instances"))),
+            Some(option) => {
+                Err(BackendError::caller("capture", &self.snapshot.id, format!("--{option} is for instances")))
+            }
             None if items.iter().all(|item| item.name == self.snapshot.id) && items.len() == 1 => Ok(()),
             None => Err(BackendError::caller("capture", &self.snapshot.id, "a snapshot holds one disk, once")),
         }

@@ -15,6 +15,7 @@ use super::ec2::{RUN_TAG, Snapshot, Volume, snapshot_params};
 use super::isolate::{self, Isolation};
 use super::lock::{self, Lock};
 use super::share::Share;
+use super::since::Earlier;
 use super::undo::AwsUndo;
 use super::{exhibits, snapshot};
 use crate::wire::http::xml::Element;
@@ -72,7 +73,12 @@ pub(super) fn cpus(about: &Element) -> Option<u32> {
 }
 
 impl Instance {
-    pub(super) fn new(api: &Arc<Api>, caller: &Caller, about: Element, volumes: Vec<Volume>) -> Result<Self, BackendError> {
+    pub(super) fn new(
+        api: &Arc<Api>,
+        caller: &Caller,
+        about: Element,
+        volumes: Vec<Volume>,
+    ) -> Result<Self, BackendError> {
         let id = about.get("instanceId").unwrap_or_default().to_owned();
         let mut seen = BTreeSet::new();
         let disks = volumes.into_iter().map(|volume| {
@@ -112,9 +118,9 @@ impl Instance {
             return exhibits::known(item, &self.about).map(|()| None);
         }
         let found = self.disks.iter().find(|(name, _)| item.kind == ItemKind::Disk && *name == item.name);
-        found.map(|(_, volume)| Some(volume)).ok_or_else(|| {
-            BackendError::caller("capture", &self.id, format!("it has no `{}`", item.name))
-        })
+        found
+            .map(|(_, volume)| Some(volume))
+            .ok_or_else(|| BackendError::caller("capture", &self.id, format!("it has no `{}`", item.name)))
     }
 
     fn volumes(&self, items: &[Item]) -> Result<Vec<&Volume>, BackendError> {
@@ -136,7 +142,11 @@ impl Instance {
     }
 
     /// The snapshots: those of the run that is gone on with, else new ones.
-    async fn take(&mut self, prepared: &Prepared, journal: &mut dyn Journal) -> Result<Vec<Option<Snapshot>>, BackendError> {
+    async fn take(
+        &mut self,
+        prepared: &Prepared,
+        journal: &mut dyn Journal,
+    ) -> Result<Vec<Option<Snapshot>>, BackendError> {
         let mut found: Vec<Option<Snapshot>> = Vec::new();
         for item in &prepared.items {
             let snapshot = match (self.volume(item)?, prepared.how.begun_by.get(&item.name)) {
@@ -145,7 +155,13 @@ impl Instance {
             };
             found.push(snapshot);
         }
-        let missing: Vec<_> = prepared.items.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(item, _)| item.clone()).collect();
+        let missing: Vec<_> = prepared
+            .items
+            .iter()
+            .zip(&found)
+            .filter(|(_, found)| found.is_none())
+            .map(|(item, _)| item.clone())
+            .collect();
         let wanted: Vec<Volume> = self.volumes(&missing)?.into_iter().cloned().collect();
         if wanted.is_empty() {
             return Ok(found);
@@ -159,11 +175,21 @@ impl Instance {
         Ok(found)
     }
 
-    async fn create(&mut self, prepared: &Prepared, wanted: &[Volume], journal: &mut dyn Journal) -> Result<Vec<Snapshot>, BackendError> {
+    async fn create(
+        &mut self,
+        prepared: &Prepared,
+        wanted: &[Volume],
+        journal: &mut dyn Journal,
+    ) -> Result<Vec<Snapshot>, BackendError> {
         let is_wanted = |volume: &Volume| wanted.iter().any(|wanted| wanted.id == volume.id);
-        let left_out: Vec<_> = self.disks.iter().map(|(_, volume)| volume).filter(|volume| !is_wanted(volume)).collect();
+        let left_out: Vec<_> =
+            self.disks.iter().map(|(_, volume)| volume).filter(|volume| !is_wanted(volume)).collect();
         let how = &prepared.how;
-        let tags = [("Name", format!("impound {} {}", self.id, how.run)), (RUN_TAG, how.run.clone()), ("impound:by", how.holder.clone())];
+        let tags = [
+            ("Name", format!("impound {} {}", self.id, how.run)),
+            (RUN_TAG, how.run.clone()),
+            ("impound:by", how.holder.clone()),
+        ];
         let description = format!("impound run {} of {}", how.run, self.id);
         let params = snapshot_params(&self.id, &left_out, &description, &tags);
         let undo = AwsUndo::Snapshots { run: how.run.clone() };
@@ -180,7 +206,10 @@ impl Instance {
         let made = made.map_err(BackendError::from);
         self.snapshots.extend(made.as_deref().unwrap_or_default().iter().cloned());
         let made = made?;
-        if let Some(volume) = wanted.iter().find(|volume| !made.iter().any(|snapshot| snapshot.volume == volume.id && snapshot.len == volume.len)) {
+        if let Some(volume) = wanted
+            .iter()
+            .find(|volume| !made.iter().any(|snapshot| snapshot.volume == volume.id && snapshot.len == volume.len))
+        {
             let expected = format!("a snapshot of {} with {} bytes", volume.id, volume.len);
             return Err(BackendError::corrupt("take the snapshots", &self.id, "the answer", expected, "none"));
         }
@@ -191,10 +220,23 @@ impl Instance {
     }
 
     /// One capture of a disk.
-    fn read(&mut self, item: &Item, snapshot: &Snapshot, from: u64, under_way: &Arc<Semaphore>) -> Capture {
-        let work = Work::new(&self.api, snapshot.id.clone(), snapshot.len, from, under_way);
+    fn read(
+        &mut self,
+        item: &Item,
+        snapshot: &Snapshot,
+        how: &How,
+        under_way: &Arc<Semaphore>,
+    ) -> Result<Capture, BackendError> {
+        let from = how.start_at.get(&item.name).copied().unwrap_or(0);
+        let mut work = Work::new(&self.api, snapshot.id.clone(), snapshot.len, from, under_way);
+        let since = how.since.get(&item.name);
+        work.earlier = since.map(|since| Earlier::open(since, snapshot.len)).transpose()?;
         self.whole.push(Arc::clone(&work.whole));
-        snapshot::capture(item.clone(), snapshot, &self.caller, work)
+        let mut capture = snapshot::capture(item.clone(), snapshot, &self.caller, work);
+        if let (Some(facts), Some(since)) = (capture.facts.as_object_mut(), since) {
+            facts.insert("since".to_owned(), json!({ "snapshot": since.from, "exhibit": since.exhibit }));
+        }
+        Ok(capture)
     }
 }
 
@@ -203,7 +245,8 @@ pub(super) fn method() -> Method {
     Method {
         name: METHOD.to_owned(),
         consistency: Consistency::QuasiInstantaneous,
-        pause: "none: EBS keeps each block as it is at the instant; what the guest holds back in memory is not in it".to_owned(),
+        pause: "none: EBS keeps each block as it is at the instant; what the guest holds back in memory is not in it"
+            .to_owned(),
         holds_guest: false,
         unusable: None,
     }
@@ -292,6 +335,11 @@ impl Target for Instance {
         for (name, from) in &how.start_at {
             snapshot::check_start(name, *from)?;
         }
+        for item in items {
+            if let (Some(since), Some(volume)) = (how.since.get(&item.name), self.volume(item)?) {
+                Earlier::open(since, volume.len)?;
+            }
+        }
         let acts = Acts::of(how, &self.about)?;
         if let Some(isolation) = &acts.isolation {
             isolation.check(&self.api, &self.id).await?;
@@ -311,11 +359,10 @@ impl Target for Instance {
         for (item, snapshot) in prepared.items.iter().zip(snapshots) {
             captures.push(match snapshot {
                 Some(snapshot) => {
-                    let from = prepared.how.start_at.get(&item.name).copied().unwrap_or(0);
                     if !self.snapshots.iter().any(|known| known.id == snapshot.id) {
                         self.snapshots.push(snapshot.clone());
                     }
-                    self.read(item, &snapshot, from, &under_way)
+                    self.read(item, &snapshot, &prepared.how, &under_way)?
                 }
                 None => exhibits::capture(item, documents.remove(&item.name), &self.caller),
             });

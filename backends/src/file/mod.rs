@@ -25,7 +25,7 @@ use crate::{
 };
 use source::Source;
 #[cfg(feature = "aws")]
-pub(crate) use source::safe_name;
+pub(crate) use {read::data, source::safe_name};
 
 /// The only way to take a file.
 const METHOD: &str = "read";

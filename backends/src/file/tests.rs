@@ -20,6 +20,7 @@ fn how(from: u64) -> How {
         start_at: BTreeMap::from([("disk.img".into(), from)]),
         begun_by: BTreeMap::new(),
         options: BTreeMap::new(),
+        since: BTreeMap::new(),
     }
 }
 

@@ -285,6 +285,7 @@ mod tests {
             start_at: std::collections::BTreeMap::new(),
             begun_by: std::collections::BTreeMap::new(),
             options: std::collections::BTreeMap::new(),
+            since: std::collections::BTreeMap::new(),
         }
     }
 

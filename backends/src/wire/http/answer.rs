@@ -10,7 +10,8 @@ use super::Request;
 use crate::BackendError;
 
 /// Headers in which providers name an exchange.
-const REQUEST_ID: &[&str] = &["x-amzn-requestid", "x-amz-request-id", "x-ms-request-id", "x-openstack-request-id", "x-guploader-uploadid"];
+const REQUEST_ID: &[&str] =
+    &["x-amzn-requestid", "x-amz-request-id", "x-ms-request-id", "x-openstack-request-id", "x-guploader-uploadid"];
 /// Longest header that is kept, in bytes.
 const HEADER_MAX: usize = 4096;
 
@@ -94,7 +95,8 @@ impl Answer {
     /// The error of a server that said why in words of its own.
     pub fn refused(&self, request: &Request, code: &str, message: &str) -> BackendError {
         let id = self.request_id().map_or(String::new(), |id| format!(" (request {id})"));
-        let said: String = [code, message].iter().filter(|text| !text.is_empty()).copied().collect::<Vec<_>>().join(": ");
+        let said: String =
+            [code, message].iter().filter(|text| !text.is_empty()).copied().collect::<Vec<_>>().join(": ");
         let said = if said.is_empty() { "it gave no reason".to_owned() } else { said };
         let why = format!("HTTP {}: {said}{id}", self.status);
         match self.status {

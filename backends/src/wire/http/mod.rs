@@ -270,4 +270,3 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
-
