@@ -139,6 +139,6 @@ impl Host for Region {
         let about = self.api.instances(Some(vm)).await?.pop();
         let about = about.ok_or_else(|| BackendError::caller("open an instance", vm, "EC2 does not list it"))?;
         let volumes = self.api.volumes(&about).await?;
-        Ok(Box::new(Instance::new(&self.api, &self.caller, about, volumes)?))
+        Ok(Box::new(Instance::new(&self.api, &self.caller, about, volumes)))
     }
 }

@@ -1,6 +1,7 @@
 //! Snapshots as evidence: what the manifest says of one, how it stays, and one that was there before as a target of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -13,8 +14,15 @@ use super::ebs::BLOCK;
 use super::ec2::{RUN_TAG, Snapshot};
 use super::target::{METHOD, allowed, method, provenance};
 use crate::{
-    BackendError, Capture, Consistency, Facts, Finished, How, Item, ItemKind, Journal, Plan, PlannedItem, Target, Undo,
+    BackendError, Capture, Consistency, Facts, Finished, How, Item, ItemKind, Journal, Kind, Plan, PlannedItem, Target,
+    Undo,
 };
+
+/// How often snapshots are asked for.
+const TRIES: u32 = 4;
+/// How often it is looked whether they were made all the same, and how long in between.
+const LOOKS: u32 = 3;
+const LOOK_AGAIN: Duration = Duration::from_millis(700);
 
 /// A place to go on with?
 pub(super) fn check_start(name: &str, from: u64) -> Result<(), BackendError> {
@@ -22,6 +30,28 @@ pub(super) fn check_start(name: &str, from: u64) -> Result<(), BackendError> {
         return Ok(());
     }
     Err(BackendError::caller("go on", name, format!("byte {from} is not where a block of {BLOCK} bytes begins")))
+}
+
+/// Takes the snapshots. Where no answer came, or one of a server that broke, AWS may have made them all the same: the tag of the run
+/// tells, and only if it finds nothing they are asked for again.
+pub(super) async fn create(api: &Api, run: &str, params: &[(String, String)]) -> Result<Vec<Snapshot>, BackendError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match api.create_snapshots(params).await {
+            Err(refused) if refused.error.kind == Kind::Io && tries < TRIES => {
+                // What was made a moment ago may not be listed yet.
+                for _ in 0..LOOKS {
+                    let found = api.snapshots_of_run(run).await?;
+                    if !found.is_empty() {
+                        return Ok(found);
+                    }
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            }
+            made => return Ok(made?),
+        }
+    }
 }
 
 /// The snapshot of a volume that an earlier run made.

@@ -73,12 +73,7 @@ pub(super) fn cpus(about: &Element) -> Option<u32> {
 }
 
 impl Instance {
-    pub(super) fn new(
-        api: &Arc<Api>,
-        caller: &Caller,
-        about: Element,
-        volumes: Vec<Volume>,
-    ) -> Result<Self, BackendError> {
+    pub(super) fn new(api: &Arc<Api>, caller: &Caller, about: Element, volumes: Vec<Volume>) -> Self {
         let id = about.get("instanceId").unwrap_or_default().to_owned();
         let mut seen = BTreeSet::new();
         let disks = volumes.into_iter().map(|volume| {
@@ -87,7 +82,7 @@ impl Instance {
             let name = if seen.insert(name.clone()) { name } else { format!("{name}-{}", volume.id) };
             (name, volume)
         });
-        Ok(Self {
+        Self {
             api: Arc::clone(api),
             caller: caller.clone(),
             disks: disks.collect(),
@@ -98,7 +93,7 @@ impl Instance {
             whole: Vec::new(),
             problems: Vec::new(),
             begun: None,
-        })
+        }
     }
 
     fn item(name: &str, volume: &Volume) -> Item {
@@ -194,18 +189,8 @@ impl Instance {
         let params = snapshot_params(&self.id, &left_out, &description, &tags);
         let undo = AwsUndo::Snapshots { run: how.run.clone() };
         self.begun = Some(note(journal, "take the snapshots", &undo)?);
-        let made = self.api.create_snapshots(&params).await;
-        let made = match made {
-            // AWS may have made them and the answer may be lost: that is for the tag to tell.
-            Err(refused) if refused.code.is_empty() => {
-                let found = self.api.snapshots_of_run(&how.run).await?;
-                if found.is_empty() { Err(refused) } else { Ok(found) }
-            }
-            made => made,
-        };
-        let made = made.map_err(BackendError::from);
-        self.snapshots.extend(made.as_deref().unwrap_or_default().iter().cloned());
-        let made = made?;
+        let made = snapshot::create(&self.api, &how.run, &params).await?;
+        self.snapshots.extend(made.iter().cloned());
         if let Some(volume) = wanted
             .iter()
             .find(|volume| !made.iter().any(|snapshot| snapshot.volume == volume.id && snapshot.len == volume.len))
