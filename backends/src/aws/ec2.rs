@@ -8,6 +8,8 @@ use crate::wire::http::xml::Element;
 
 /// Most pages of a list.
 const PAGES_MAX: usize = 1000;
+/// Most items of a list.
+const ITEMS_MAX: usize = 100_000;
 /// The tag with the run that made a snapshot.
 pub(super) const RUN_TAG: &str = "impound:run";
 
@@ -111,9 +113,12 @@ impl Api {
             if next.is_none() {
                 return Ok(found);
             }
+            if found.len() > ITEMS_MAX {
+                break;
+            }
         }
-        let why = "a list that ends";
-        Err(BackendError::corrupt(purpose, "EC2", format!("page {PAGES_MAX}"), why, "more pages").into())
+        let most = format!("a list that ends within {PAGES_MAX} pages and {ITEMS_MAX} items");
+        Err(BackendError::corrupt(purpose, "EC2", "its end", most, "more").into())
     }
 
     /// Instances: all, or the one of this id.

@@ -88,8 +88,12 @@ impl Answer {
 
     /// The body as JSON. `to` is what was asked.
     pub fn json<T: DeserializeOwned>(&self, purpose: &'static str, place: &str) -> Result<T, BackendError> {
-        serde_json::from_slice(&self.body)
-            .map_err(|error| BackendError::corrupt(purpose, place, "the answer", "JSON of the documented form", error))
+        serde_json::from_slice(&self.body).map_err(|error| {
+            // Its own words may repeat what stands there, and that may be a secret.
+            let at = format!("line {}, column {} of the answer", error.line(), error.column());
+            let found = format!("{:?} error", error.classify()).to_lowercase();
+            BackendError::corrupt(purpose, place, at, "JSON of the documented form", found)
+        })
     }
 
     /// The error of a server that said why in words of its own.
