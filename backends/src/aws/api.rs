@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::credentials::Credentials;
+use super::ebs::BLOCK;
 use super::settings::Settings;
 use super::sign::Signer;
 use crate::wire::http::xml::Element;
@@ -61,7 +62,7 @@ impl Api {
             }
             None => Vec::new(),
         };
-        let http = Http::new(Arc::clone(&access.wire), Rules::default(), &roots)?;
+        let http = Http::new(Arc::clone(&access.wire), Rules::default(), &roots)?.at_most(access.rate);
         let origin = |service: &str| settings.endpoint(service).unwrap_or_else(|| own_address(service, region));
         let credentials = Credentials::new(settings, http.clone(), origin("sts"), region, &access.wire)?;
         let credentials = Arc::new(credentials);
@@ -70,7 +71,7 @@ impl Api {
             signer: Signer { credentials: Arc::clone(&credentials), region: region.to_owned(), service },
         };
         let (ec2, ebs, sts) = (service("ec2"), service("ebs"), service("sts"));
-        Ok(Self { http, ec2, ebs, sts, region: region.to_owned(), credentials, gate: Gate::new(GATE.0, GATE.1) })
+        Ok(Self { http, ec2, ebs, sts, region: region.to_owned(), credentials, gate: gate(access.rate) })
     }
 
     /// An action of EC2. `params` are `Name`, `value`; `once` if it must not happen twice.
@@ -137,6 +138,12 @@ impl Api {
         let (code, message) = said(&answer);
         Err(Refused { error: refusal(&answer, &request, &code, &message), code })
     }
+}
+
+/// As many blocks at once as come within a second at this rate, so that none takes longer than an answer may.
+fn gate(rate: Option<u64>) -> Gate {
+    let most = rate.map_or(GATE.1, |rate| u32::try_from(rate / BLOCK).unwrap_or(GATE.1).clamp(1, GATE.1));
+    Gate::new(GATE.0.min(most), most)
 }
 
 /// The service's own address in a region.

@@ -6,6 +6,8 @@ pub mod http;
 pub mod nbd;
 #[cfg(feature = "qemu")]
 pub mod qmp;
+#[cfg(any(feature = "http", feature = "ssh"))]
+mod rate;
 #[cfg(feature = "ssh")]
 pub mod ssh;
 

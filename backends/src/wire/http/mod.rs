@@ -18,7 +18,7 @@ mod retry;
 mod tests;
 pub mod xml;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,6 +31,7 @@ pub use gate::{Gate, Inside};
 pub use request::{Method, Request, Text, encode};
 pub use retry::Rules;
 
+use crate::wire::rate::Rate;
 use crate::{BackendError, HttpAnswer, Kind, WireEntry, WireLog};
 
 /// Who signs requests, or puts a token on them. Asked anew for each try, since signatures carry a time and tokens run out.
@@ -82,6 +83,7 @@ pub struct Http {
     client: reqwest::Client,
     wire: Arc<dyn WireLog>,
     rules: Rules,
+    rate: Option<Arc<Mutex<Rate>>>,
 }
 
 impl std::fmt::Debug for Http {
@@ -126,7 +128,27 @@ impl Http {
             let roots = reqwest::Certificate::from_pem_bundle(roots).map_err(failed)?;
             builder = roots.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
         }
-        Ok(Self { client: builder.build().map_err(failed)?, wire, rules })
+        Ok(Self { client: builder.build().map_err(failed)?, wire, rules, rate: None })
+    }
+
+    /// Takes no more than so many bytes a second, over all that runs at once.
+    #[must_use]
+    pub fn at_most(mut self, per_second: Option<u64>) -> Self {
+        self.rate = per_second.map(|rate| Arc::new(Mutex::new(Rate::new(rate))));
+        self
+    }
+
+    /// Bytes came; nothing more is read before they were due.
+    async fn took(&self, bytes: usize) {
+        let Some(rate) = &self.rate else { return };
+        let wait = {
+            let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
+            rate.took(bytes);
+            rate.wait()
+        };
+        if let Some(wait) = wait {
+            sleep(wait).await;
+        }
     }
 
     /// Asks until there is an answer that the caller's judge takes, or no sense in going on. An answer that is a refusal is an
@@ -236,6 +258,7 @@ impl Http {
             }
             digest.update(&chunk);
             body.extend_from_slice(&chunk);
+            self.took(chunk.len()).await;
         }
         answer.sha256 = digest.finalize().into();
         answer.body = body.into();

@@ -1,7 +1,5 @@
 //! The client against a server of a few lines that says what it is told to.
 
-use std::sync::{Mutex, PoisonError};
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
