@@ -149,7 +149,9 @@ async fn run_it(
     let starts = with_items().filter_map(|(d, item)| Some((item.name.clone(), d.resume.as_ref()?.at)));
     let begun = with_items().filter_map(|(d, item)| Some((item.name.clone(), d.begun_by.clone()?)));
     let how = request.how(&run.run, starts.collect(), begun.collect());
-    let how = How { since: since::find(request, &opened.items, progress)?, ..how };
+    // It hashes, which takes its time.
+    let since = tokio::task::block_in_place(|| since::find(request, &opened.items, progress))?;
+    let how = How { since, ..how };
     let outcome = plan_and_capture(&mut opened, &how, journal, request, &drafts, progress, stop).await;
     let (plan, started, captured) = match outcome {
         Ok(captured) => captured,

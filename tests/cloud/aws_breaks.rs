@@ -99,6 +99,8 @@ fn a_killed_run_goes_on_with_the_same_snapshot() {
         .iter()
         .any(|note| note.as_str().unwrap().contains("resumed at byte"));
     assert!(resumed, "{}", exhibit.record["findings"]);
+    let again = account.state()["gets"].as_u64().unwrap();
+    assert!(again < written(&disk()).len() as u64, "all {again} blocks were fetched again");
     assert_eq!(account.state()["log"].to_string().matches("CreateSnapshots").count(), 1, "another instant");
     account.run(&["verify", &case]).expect(0).unwrap();
     // What the killed run left is evidence: recovery lists it and takes nothing away.

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{BackendError, Piece, Since, Why};
 
@@ -22,8 +21,6 @@ pub(super) struct Earlier {
     pub(super) snapshot: String,
     path: PathBuf,
     file: Arc<File>,
-    /// Bytes that were taken from it.
-    pub(super) taken: AtomicU64,
 }
 
 impl Earlier {
@@ -42,7 +39,7 @@ impl Earlier {
                 .advise("take all of it, without --since"));
         }
         let (snapshot, path) = (since.from.clone(), since.image.clone());
-        Ok(Self { snapshot, path, file: Arc::new(file), taken: AtomicU64::new(0) })
+        Ok(Self { snapshot, path, file: Arc::new(file) })
     }
 
     /// Sends the bytes `from..to` of the copy. Ends early, and well, if nobody listens any more.
@@ -55,10 +52,7 @@ impl Earlier {
             let on = || self.path.display().to_string();
             let piece = piece.map_err(|error| BackendError::io("read the earlier copy", on(), &error))?;
             at = match &piece {
-                Piece::Data { at, bytes } => {
-                    self.taken.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    at.saturating_add(bytes.len() as u64)
-                }
+                Piece::Data { at, bytes } => at.saturating_add(bytes.len() as u64),
                 Piece::Gap { at, len, .. } => at.saturating_add(*len),
                 _ => to,
             };
