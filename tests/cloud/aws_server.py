@@ -279,8 +279,8 @@ def before_moto(form, kind):
     if action == "DescribeSnapshots" and state["pending"] > 0:
         state["pending"] -= 1
         if state["pending"] == 0:
-            for snapshot in backend().snapshots.values():
-                snapshot.status = "completed"
+            for id in taken:
+                backend().snapshots[id].status = "completed"
     return None
 
 
@@ -291,8 +291,8 @@ def after_moto(form):
             taken.setdefault(snapshot.id, images[snapshot.volume.id])
     if form.get("Action") == "CreateSnapshots" and fault.get("pending"):
         state["pending"] = fault["pending"]
-        for snapshot in backend().snapshots.values():
-            snapshot.status = "pending"
+        for id in taken:
+            backend().snapshots[id].status = "pending"
 
 
 def refusal(refuse, json_wanted):
@@ -315,7 +315,8 @@ def control(environ, body):
     if asked.get("release"):
         release.set()
     told = {name: state[name] for name in ("log", "locks", "gets", "most", "held")}
-    snapshots = backend().snapshots.values()
+    # moto begins with snapshots of its own.
+    snapshots = [backend().snapshots[id] for id in taken]
     told["snapshots"] = {s.id: {t["key"]: t["value"] for t in s.get_tags()} for s in snapshots}
     told["shared"] = {s.id: sorted(s.create_volume_permission_userids) for s in snapshots}
     told["groups"] = [g.id for i in backend().all_instances() for g in i.security_groups]
@@ -375,7 +376,15 @@ def main():
     mappings = [{"DeviceName": d, "Ebs": {"VolumeSize": i.gib}} for d, i in zip(devices, made)]
     image = ec2.describe_images()["Images"][0]["ImageId"]
     tags = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "web01"}]}]
-    run = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, BlockDeviceMappings=mappings, TagSpecifications=tags)
+    of_all = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["default"]}])["SecurityGroups"]
+    run = ec2.run_instances(
+        ImageId=image,
+        MinCount=1,
+        MaxCount=1,
+        BlockDeviceMappings=mappings,
+        TagSpecifications=tags,
+        SecurityGroupIds=[of_all[0]["GroupId"]],
+    )
     instance = run["Instances"][0]["InstanceId"]
     about = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
     volumes = {m["DeviceName"]: m["Ebs"]["VolumeId"] for m in about["BlockDeviceMappings"]}
