@@ -1,6 +1,7 @@
 //! The whole way on an account where all goes well: targets, show, doctor, plan, acquire, what is kept, locked and isolated.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -11,7 +12,6 @@ use crate::common::run::{holds, run};
 
 /// A second disk: 1 GiB with a few bytes in the middle of a block.
 fn second(folder: &std::path::Path) -> PathBuf {
-    use std::os::unix::fs::FileExt;
     let path = folder.join("second.img");
     let file = fs::File::create(&path).unwrap();
     file.set_len(1 << 30).unwrap();
@@ -156,7 +156,6 @@ fn it_is_isolated_after_the_capture_and_only_by_a_group_that_lets_nothing_throug
 /// The guest writes, and forgets, and what was neither comes from the first copy.
 #[test]
 fn a_second_capture_fetches_only_what_changed() {
-    use std::os::unix::fs::FileExt;
     let account = Account::start(&[disk()]);
     account.acquire(&["--disk", "sda1"]).expect(0).unwrap();
     let first = account.exhibit("sda1");

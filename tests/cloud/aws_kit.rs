@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -64,10 +65,8 @@ pub fn disk() -> PathBuf {
         let made = made.expect("the tests need mke2fs: apt install e2fsprogs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         // The last block of the volume is written, and so its end.
-        let mut file = fs::OpenOptions::new().write(true).open(&image).unwrap();
-        use std::io::{Seek, SeekFrom};
-        file.seek(SeekFrom::Start((1 << 30) - 5)).unwrap();
-        file.write_all(b"ends.").unwrap();
+        let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
+        file.write_all_at(b"ends.", (1 << 30) - 5).unwrap();
         (folder, image)
     });
     path.clone()
@@ -150,7 +149,9 @@ impl Account {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = impound();
         let strange = std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.ends_with("_proxy"));
-        strange.for_each(|(name, _)| drop(command.env_remove(name)));
+        for (name, _) in strange {
+            command.env_remove(name);
+        }
         command
             .env("HOME", self.folder.path())
             .env("AWS_ENDPOINT_URL", self.address())
@@ -196,11 +197,11 @@ impl Account {
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let path = entry.path();
-                match path.is_dir() {
-                    true => folders.push(path),
-                    // An image is the guest's own.
-                    false if path.parent().unwrap().ends_with("data") => {}
-                    false => assert_eq!(found(&fs::read(&path).unwrap()), None, "{}", path.display()),
+                if path.is_dir() {
+                    folders.push(path);
+                } else if !path.parent().unwrap().ends_with("data") {
+                    // An image is the guest's own, all else is ours.
+                    assert_eq!(found(&fs::read(&path).unwrap()), None, "{}", path.display());
                 }
             }
         }
