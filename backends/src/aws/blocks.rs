@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::api::{Api, Refused};
-use super::ebs::{BLOCK, List, PAGE, has_run_out};
+use super::ebs::{BLOCK, List, Listed, PAGE, has_run_out};
 use super::since::Earlier;
 use crate::{BackendError, Kind, Piece, PieceStream, Secret, Why};
 
@@ -26,6 +26,8 @@ pub(super) const UNDER_WAY: usize = 96;
 const FAILURES_MAX: u32 = 16;
 /// How often a block's token, or a page's, is asked for anew.
 const TOKENS_MAX: u32 = 5;
+/// Most empty pages before the one with a block that was listed before.
+const PAGES_MAX: u32 = 16;
 /// How long to wait before the state of a snapshot is asked for again: at first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
@@ -120,15 +122,8 @@ async fn run(work: &Arc<Work>, send: &Sender) -> Result<(), Refused> {
             let (expected, found) = (work.len, format!("{} GiB", page.volume_size));
             return Err(wrong_list(work, "VolumeSize", expected, found));
         }
+        ascends(work, next, &page.blocks)?;
         for block in page.blocks {
-            if block.index < next || block.index >= work.len / BLOCK {
-                return Err(wrong_list(
-                    work,
-                    format!("block {}", block.index),
-                    "blocks that ascend inside the volume",
-                    "another",
-                ));
-            }
             work.unlisted(send, next, block.index).await?;
             next = block.index + 1;
             match block.token() {
@@ -146,6 +141,18 @@ async fn run(work: &Arc<Work>, send: &Sender) -> Result<(), Refused> {
     work.unlisted(send, next, work.len / BLOCK).await?;
     while let Some(done) = tasks.join_next().await {
         ended(done)?;
+    }
+    Ok(())
+}
+
+/// A whole page is looked at before any of it is believed: a hole that was told once is not taken back.
+fn ascends(work: &Work, mut next: u64, blocks: &[Listed]) -> Result<(), Refused> {
+    for block in blocks {
+        if block.index < next || block.index >= work.len / BLOCK {
+            let at = format!("block {}", block.index);
+            return Err(wrong_list(work, at, "blocks that ascend inside the volume", "another"));
+        }
+        next = block.index + 1;
     }
     Ok(())
 }
@@ -223,12 +230,22 @@ async fn renew(work: &Work, index: u64, old: &Secret) -> Result<Secret, Refused>
     if let Some(token) = tokens.remove(&index).filter(|token| token.reveal() != old.reveal()) {
         return Ok(token);
     }
-    let page = work.api.list_blocks(&work.snapshot, work.list(), index, None, PAGE.1).await?;
     // None is needed that is far behind.
     tokens.retain(|known, _| *known + u64::from(PAGE.0) > index && *known < index + u64::from(PAGE.0));
-    tokens.extend(page.blocks.iter().filter_map(|listed| Some((listed.index, listed.token()?))));
-    let gone = || wrong_list(work, format!("block {index}"), "a block that was listed before", "nothing");
-    tokens.remove(&index).ok_or_else(gone)
+    let mut next = None::<String>;
+    for _ in 0..PAGES_MAX {
+        let page = work.api.list_blocks(&work.snapshot, work.list(), index, next.as_deref(), PAGE.1).await?;
+        tokens.extend(page.blocks.iter().filter_map(|listed| Some((listed.index, listed.token()?))));
+        if let Some(token) = tokens.remove(&index) {
+            return Ok(token);
+        }
+        // A page may be empty while another follows.
+        next = page.next_token.filter(|token| page.blocks.is_empty() && !token.is_empty());
+        if next.is_none() {
+            break;
+        }
+    }
+    Err(wrong_list(work, format!("block {index}"), "a block that was listed before", "nothing"))
 }
 
 /// Waits until a snapshot can be read.
