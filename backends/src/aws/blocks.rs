@@ -234,7 +234,14 @@ async fn renew(work: &Work, index: u64, old: &Secret) -> Result<Secret, Refused>
     tokens.retain(|known, _| *known + u64::from(PAGE.0) > index && *known < index + u64::from(PAGE.0));
     let mut next = None::<String>;
     for _ in 0..PAGES_MAX {
-        let page = work.api.list_blocks(&work.snapshot, work.list(), index, next.as_deref(), PAGE.1).await?;
+        let page = work.api.list_blocks(&work.snapshot, work.list(), index, next.as_deref(), PAGE.1).await;
+        let page = match page {
+            Err(refused) if next.is_some() && has_run_out(&refused) => {
+                next = None;
+                continue;
+            }
+            page => page?,
+        };
         tokens.extend(page.blocks.iter().filter_map(|listed| Some((listed.index, listed.token()?))));
         if let Some(token) = tokens.remove(&index) {
             return Ok(token);
