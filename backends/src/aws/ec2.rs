@@ -218,7 +218,7 @@ pub(super) fn snapshot_params(
             .zip(data)
             .map(|(n, volume)| param(format!("InstanceSpecification.ExcludeDataVolumeId.{n}"), volume.id.as_str())),
     );
-    params.push(param("CopyTagsFromSource", "volume"));
+    // Tags of the volumes are in the manifest; copied, one called `Name` would be there twice, and AWS refuses that.
     params.push(param("TagSpecification.1.ResourceType", "snapshot"));
     for (n, (key, value)) in (1..).zip(tags) {
         params.push(param(format!("TagSpecification.1.Tag.{n}.Key"), *key));
