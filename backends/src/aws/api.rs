@@ -22,18 +22,18 @@ const GATE: (u32, u32) = (8, 64);
 pub(super) struct Refused {
     /// `UnauthorizedOperation`; empty if AWS did not speak at all.
     pub(super) code: String,
-    pub(super) error: BackendError,
+    pub(super) error: Box<BackendError>,
 }
 
 impl From<BackendError> for Refused {
     fn from(error: BackendError) -> Self {
-        Self { code: String::new(), error }
+        Self { code: String::new(), error: Box::new(error) }
     }
 }
 
 impl From<Refused> for BackendError {
     fn from(refused: Refused) -> Self {
-        refused.error
+        *refused.error
     }
 }
 
@@ -107,7 +107,7 @@ impl Api {
         let answer = self.http.send(call).await?;
         if !answer.is_good() {
             let (code, message) = said(&answer);
-            return Err(Refused { error: refusal(&answer, &request, &code, &message), code });
+            return Err(Refused { error: Box::new(refusal(&answer, &request, &code, &message)), code });
         }
         Element::parse(&answer.body).map_err(|why| {
             BackendError::corrupt(purpose, request.place(), "the answer", "XML of the documented form", why).into()
@@ -136,7 +136,7 @@ impl Api {
             return Ok(answer);
         }
         let (code, message) = said(&answer);
-        Err(Refused { error: refusal(&answer, &request, &code, &message), code })
+        Err(Refused { error: Box::new(refusal(&answer, &request, &code, &message)), code })
     }
 }
 

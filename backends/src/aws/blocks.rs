@@ -75,13 +75,11 @@ impl Work {
 
     /// Blocks that the list passes over: as they were, or never written.
     async fn unlisted(&self, send: &Sender, from: u64, to: u64) -> Result<(), BackendError> {
-        match &self.earlier {
-            Some(earlier) => earlier.send(send, from * BLOCK, to * BLOCK).await,
-            None => {
-                hole(send, from, to).await;
-                Ok(())
-            }
+        if let Some(earlier) = &self.earlier {
+            return earlier.send(send, from * BLOCK, to * BLOCK).await;
         }
+        hole(send, from, to).await;
+        Ok(())
     }
 }
 
@@ -98,7 +96,7 @@ pub(super) fn start(work: Work) -> PieceStream {
         match done {
             Ok(()) => work.whole.store(true, Ordering::Release),
             // Nobody listens any more, if it cannot be sent.
-            Err(refused) => drop(send.send(Err(refused.error)).await),
+            Err(refused) => drop(send.send(Err(*refused.error)).await),
         }
     });
     pieces

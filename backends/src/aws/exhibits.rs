@@ -76,13 +76,11 @@ pub(super) async fn take(api: &Api, id: &str, wanted: &[Item]) -> BTreeMap<Strin
     let mut documents = BTreeMap::new();
     for name in ALL.iter().filter(|name| wanted.iter().any(|item| item.kind == ItemKind::Config && item.name == **name))
     {
-        let document = match timeout(WITHIN, one(api, id, name)).await {
-            Ok(document) => document,
-            Err(_) => {
-                let why = format!("no answer within {} s, and the disks could not wait", WITHIN.as_secs());
-                Err(BackendError::unsupported(action(name), id, why))
-            }
+        let late = || {
+            let why = format!("no answer within {} s, and the disks could not wait", WITHIN.as_secs());
+            Err(BackendError::unsupported(action(name), id, why))
         };
+        let document = timeout(WITHIN, one(api, id, name)).await.unwrap_or_else(|_| late());
         documents.insert((*name).to_owned(), document);
     }
     documents

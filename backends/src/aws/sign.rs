@@ -68,7 +68,7 @@ fn canonical(request: &Request) -> (String, String) {
     headers.sort();
     let signed: Vec<_> = headers.iter().map(|(name, _)| *name).collect();
     let signed = signed.join(";");
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+    let headers = headers.iter().fold(String::new(), |text, (name, value)| text + name + ":" + value + "\n");
     let body = request.body.as_ref().map_or("", |body| body.reveal());
     let method = request.method.name();
     // The path is encoded twice, for all services but S3.

@@ -201,10 +201,12 @@ impl Request {
         let mut text = format!("{} {}", self.method.name(), self.place());
         for (n, (name, value)) in self.query.iter().enumerate() {
             text.push(if n == 0 { '?' } else { '&' });
-            text.push_str(&match value {
-                Text::Plain(value) => pair(name, value),
-                Text::Secret(_) => format!("{}={}", encode(name), value.shown()),
-            });
+            text.push_str(&encode(name));
+            text.push('=');
+            match value {
+                Text::Plain(value) => text.push_str(&encode(value)),
+                Text::Secret(_) => text.push_str(value.shown()),
+            }
         }
         if let Some(body) = &self.body {
             text.push(' ');
