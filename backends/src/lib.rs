@@ -6,6 +6,8 @@
 //! known before work starts, never a panic on the way.
 
 mod access;
+#[cfg(feature = "aws")]
+pub mod aws;
 mod capture;
 mod error;
 #[cfg(feature = "esx")]
@@ -29,10 +31,10 @@ pub use journal::{ActId, Forgetful, Journal, Undo};
 pub use live::{Live, LiveError, LiveMemory, LiveSpan};
 pub use target::{
     Backend, Clocks, Facts, Finding, Finished, Freeze, Host, HostFile, How, Item, ItemKind, Method, Pause, Plan,
-    PlannedItem, Stall, Target, TargetSummary, Witness,
+    PlannedItem, Since, Stall, Target, TargetSummary, Witness,
 };
 pub use uri::Uri;
-pub use wire::{NoLog, WireEntry, WireLog};
+pub use wire::{HttpAnswer, NoLog, WireEntry, WireLog};
 
 /// Every backend there is. The scheme of an address chooses; the order is that of the help text.
 pub static ALL: &[&dyn Backend] = &[
@@ -48,6 +50,8 @@ pub static ALL: &[&dyn Backend] = &[
     &xen::XenSsh,
     #[cfg(feature = "esx")]
     &esx::Esx,
+    #[cfg(feature = "aws")]
+    &aws::Aws,
     &file::File,
     &fake::Fake,
 ];

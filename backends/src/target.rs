@@ -24,6 +24,10 @@ pub trait Backend: Sync {
     fn about(&self) -> &'static str;
     /// What it was tested against, for the support table.
     fn tested_against(&self) -> &'static str;
+    /// Names of the options that it knows besides what all know, as `How::options` has them. Any other is refused.
+    fn options(&self) -> &'static [&'static str] {
+        &[]
+    }
     /// Opens a connection.
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError>;
     /// What must be there for it to work, each with the command that mends it. `uri` narrows it to one host.
@@ -217,6 +221,23 @@ pub struct How {
     pub start_at: BTreeMap<String, u64>,
     /// Leave the snapshot that is made, where the method makes one that lasts.
     pub keep_snapshot: bool,
+    /// The run that began what is gone on with, by item name: it finds what that run left on purpose, as a snapshot.
+    pub begun_by: BTreeMap<String, String>,
+    /// What only some backends know ([`Backend::options`]), by name.
+    pub options: BTreeMap<String, String>,
+    /// Earlier copies of the same disks, by item name, for backends that can tell what changed (option `since`).
+    pub since: BTreeMap<String, Since>,
+}
+
+/// An earlier copy of a disk, hashed and found to be as it was sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Since {
+    /// The snapshot it was taken from, in the backend's words.
+    pub from: String,
+    /// The raw image.
+    pub image: PathBuf,
+    /// Name of the exhibit.
+    pub exhibit: String,
 }
 
 /// What a capture would do.

@@ -13,6 +13,7 @@ mod drain;
 mod guardian;
 mod record;
 mod request;
+mod since;
 mod stop;
 mod streams;
 
@@ -101,7 +102,9 @@ struct Opened {
 
 async fn open(request: &Request, wire: Arc<dyn WireLog>) -> Result<Opened, BackendError> {
     let access = Access { wire, ..request.access.clone() };
-    let mut host = for_uri(&request.uri)?.connect(&request.uri, &access).await?;
+    let backend = for_uri(&request.uri)?;
+    request.check_options(backend)?;
+    let mut host = backend.connect(&request.uri, &access).await?;
     let mut target = host.open(request.uri.vm.as_deref()).await?;
     let facts = target.describe().await?;
     let items = select(&request.wanted, target.items().await?)?;
@@ -111,7 +114,7 @@ async fn open(request: &Request, wire: Arc<dyn WireLog>) -> Result<Opened, Backe
 /// What a capture would do, without doing it.
 pub async fn plan(request: &Request, wire: Arc<dyn WireLog>) -> Result<(Facts, Plan), BackendError> {
     let mut opened = open(request, wire).await?;
-    let how = request.how("plan", BTreeMap::new());
+    let how = request.how("plan", BTreeMap::new(), BTreeMap::new());
     let plan = opened.target.plan(&opened.items, &how).await?;
     Ok((opened.facts, plan))
 }
@@ -141,19 +144,20 @@ async fn run_it(
     stop: &Stop,
 ) -> Result<Acquired, AcquireError> {
     let mut opened = open(request, Arc::clone(wire) as Arc<dyn WireLog>).await?;
-    let mut drafts = Vec::new();
-    for item in &opened.items {
-        drafts.push(draft(request, run, &opened.facts, item, opened.target.form(item))?);
-    }
-    let starts =
-        drafts.iter().zip(&opened.items).filter_map(|(d, item)| Some((item.name.clone(), d.resume.as_ref()?.at)));
-    let how = request.how(&run.run, starts.collect());
+    let drafts = drafts(request, run, &mut opened)?;
+    let with_items = || drafts.iter().zip(&opened.items);
+    let starts = with_items().filter_map(|(d, item)| Some((item.name.clone(), d.resume.as_ref()?.at)));
+    let begun = with_items().filter_map(|(d, item)| Some((item.name.clone(), d.begun_by.clone()?)));
+    let how = request.how(&run.run, starts.collect(), begun.collect());
+    // It hashes, which takes its time.
+    let since = tokio::task::block_in_place(|| since::find(request, &opened.items, progress))?;
+    let how = How { since, ..how };
     let outcome = plan_and_capture(&mut opened, &how, journal, request, &drafts, progress, stop).await;
     let (plan, started, captured) = match outcome {
         Ok(captured) => captured,
         Err(error) => {
             drafts.into_iter().for_each(Opening::discard);
-            return Err(tidy_after(error, opened.target.as_mut(), journal).await);
+            return Err(tidy_after(error, opened.target.as_mut(), journal, progress).await);
         }
     };
     let finished = opened.target.finish(journal).await.unwrap_or_else(|error| unfinished(&error));
@@ -179,6 +183,8 @@ struct Opening {
     resume: Option<ResumePoint>,
     /// The hypervisor's own format that it is kept in.
     form: Option<&'static str>,
+    /// The run that began it, if that was another.
+    begun_by: Option<String>,
 }
 
 impl Opening {
@@ -191,22 +197,28 @@ impl Opening {
     }
 }
 
-fn draft(
-    request: &Request,
-    run: &RunInfo,
-    facts: &Facts,
-    item: &Item,
-    form: Option<&'static str>,
-) -> Result<Opening, CaseError> {
-    if request.resume
-        && item.resumable
-        && let Some((draft, point)) = request.unfinished(item)?
-    {
-        return Ok(Opening { draft, resume: Some(point), form });
+/// A draft for each item. Where an interrupted run left any that can be gone on with, these and no others: what it took whole is
+/// sealed, and would only come of another instant.
+fn drafts(request: &Request, run: &RunInfo, opened: &mut Opened) -> Result<Vec<Opening>, CaseError> {
+    let mut left = Vec::new();
+    for item in opened.items.iter().filter(|item| request.resume && item.resumable) {
+        if let Some((draft, point)) = request.unfinished(item)? {
+            let (begun_by, form) = (draft.begun_by(), opened.target.form(item));
+            left.push((item.clone(), Opening { draft, resume: Some(point), form, begun_by }));
+        }
     }
-    let draft = request.case.draft(&facts.name, &item.name, Timestamp::now())?;
-    draft.intend(&record::intent(request, run, facts, item, form))?;
-    Ok(Opening { draft, resume: None, form })
+    if !left.is_empty() {
+        let (items, openings) = left.into_iter().unzip();
+        opened.items = items;
+        return Ok(openings);
+    }
+    let new = |item: &Item| {
+        let form = opened.target.form(item);
+        let draft = request.case.draft(&opened.facts.name, &item.name, Timestamp::now())?;
+        draft.intend(&record::intent(request, run, &opened.facts, item, form))?;
+        Ok(Opening { draft, resume: None, form, begun_by: None })
+    };
+    opened.items.iter().map(new).collect()
 }
 
 /// The hypervisor is asked once more, now with everything known, before it is touched.
@@ -306,8 +318,14 @@ fn guardian(program: &Path, request: &Request, run: &str, progress: &Arc<dyn Pro
 }
 
 /// After a failure: the hypervisor's side is put right, and what failed is told with what that brought.
-async fn tidy_after(error: AcquireError, target: &mut dyn Target, journal: &mut RunJournal) -> AcquireError {
+async fn tidy_after(
+    error: AcquireError,
+    target: &mut dyn Target,
+    journal: &mut RunJournal,
+    progress: &Arc<dyn Progress>,
+) -> AcquireError {
     let finished = target.finish(journal).await.unwrap_or_else(|error| unfinished(&error));
+    finished.left.iter().for_each(|left| progress.note(&format!("left on the hypervisor: {left}")));
     let (problems, unsure) = (finished.problems, finished.guest_unsure);
     if unsure { AcquireError::GuestUnsure { why: error.to_string(), problems: problems.join("; ") } } else { error }
 }

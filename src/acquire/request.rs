@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use impound_backends::{Access, BackendError, Capture, Consistency, How, Item, ItemKind, Plan, Uri};
+use impound_backends::{Access, Backend, BackendError, Capture, Consistency, How, Item, ItemKind, Plan, Uri};
 use jiff::Timestamp;
 
 use crate::case::ingest::{Digest, Format, IngestOptions, ResumePoint, Zstd};
@@ -41,10 +41,14 @@ pub struct Request {
     pub notes: Option<String>,
     /// This program, to stand guard while the guest stands still.
     pub guardian: Option<PathBuf>,
-    /// Go on with unfinished drafts of the same items.
+    /// Go on with unfinished drafts of the same items, and take nothing else if there are any.
     pub resume: bool,
     /// Leave the snapshot that is made on the hypervisor.
     pub keep_snapshot: bool,
+    /// Earlier exhibits of the same disks: only what changed since is fetched.
+    pub since: Vec<PathBuf>,
+    /// What only some backends know, by name.
+    pub options: BTreeMap<String, String>,
 }
 
 /// Which items. All false, none and empty means: memory, all disks and the configuration.
@@ -126,7 +130,8 @@ pub fn select(wanted: &Wanted, items: Vec<Item>) -> Result<Vec<Item>, BackendErr
     }
     let memory_there = items.iter().any(|item| item.kind == ItemKind::Memory);
     if wanted.memory && !memory_there {
-        return Err(BackendError::unsupported("take memory", "this target", "it has no memory that could be captured"));
+        return Err(BackendError::unsupported("take memory", "this target", "it has no memory that could be captured")
+            .advise("impound show says why"));
     }
     let items: Vec<_> = items.into_iter().filter(chosen).collect();
     if items.is_empty() {
@@ -149,7 +154,7 @@ pub(super) fn run_id() -> String {
 }
 
 impl Request {
-    pub(super) fn how(&self, run: &str, start_at: BTreeMap<String, u64>) -> How {
+    pub(super) fn how(&self, run: &str, start_at: BTreeMap<String, u64>, begun_by: BTreeMap<String, String>) -> How {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let holder = format!(
             "impound {} run {run} by {} on {host}, pid {}, since {:.0}, case {}",
@@ -169,6 +174,9 @@ impl Request {
             run: run.to_owned(),
             start_at,
             keep_snapshot: self.keep_snapshot,
+            begun_by,
+            options: self.options.clone(),
+            since: BTreeMap::new(),
         }
     }
 
@@ -212,6 +220,20 @@ impl Request {
             }
         }
         Ok(None)
+    }
+
+    /// An option that the backend would pass over is refused: whoever gave it relies on it.
+    pub(super) fn check_options(&self, backend: &dyn Backend) -> Result<(), BackendError> {
+        let known = backend.options();
+        let since = (!self.since.is_empty()).then_some("since");
+        let mut asked = self.options.keys().map(String::as_str).chain(since);
+        match asked.find(|name| !known.contains(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let why = format!("`{}:` knows no --{name}", backend.scheme());
+                Err(BackendError::caller("choose how to take it", self.uri.to_string(), why))
+            }
+        }
     }
 
     /// Refuses to begin what cannot end well.

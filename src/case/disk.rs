@@ -17,6 +17,10 @@ use super::CaseError;
 const SEALED: u32 = 0o444;
 /// Mode of a sealed script.
 const SEALED_SCRIPT: u32 = 0o555;
+/// What is copied at once, in bytes.
+const CHUNK: u64 = 1 << 20;
+/// Longest line of a log that is copied, in bytes.
+const LINE_MAX: usize = 256 << 20;
 
 /// The way to the disk.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +44,36 @@ impl Disk {
 
     /// Writes the bytes under the temporary name of `path`, durably, and answers that name.
     pub(crate) fn write_temporary(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<PathBuf, CaseError> {
+        self.temporary(path, mode, |file, temporary| self.write_all(file, temporary, bytes))
+    }
+
+    /// The same with the whole lines of another file, which may be long, and which somebody may still be writing.
+    pub(crate) fn copy_lines(&self, from: &Path, path: &Path, mode: u32) -> Result<PathBuf, CaseError> {
+        self.temporary(path, mode, |file, temporary| {
+            let (mut source, mut buffer) = (open_plain(from)?, Vec::new());
+            loop {
+                let got = io::Read::read_to_end(&mut io::Read::take(&mut source, CHUNK), &mut buffer)?;
+                if got == 0 {
+                    return Ok(());
+                }
+                let whole = buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at.saturating_add(1));
+                if whole > 0 {
+                    self.write_all(file, temporary, buffer.get(..whole).unwrap_or_default())?;
+                }
+                buffer.drain(..whole);
+                if buffer.len() > LINE_MAX {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a line is too long"));
+                }
+            }
+        })
+    }
+
+    fn temporary(
+        &self,
+        path: &Path,
+        mode: u32,
+        fill: impl Fn(&mut File, &Path) -> io::Result<()>,
+    ) -> Result<PathBuf, CaseError> {
         let temporary = temporary_name(path);
         let attempt = || -> io::Result<()> {
             match fs::remove_file(&temporary) {
@@ -48,7 +82,7 @@ impl Disk {
             }
             // create_new never follows a link that somebody laid there meanwhile.
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            self.write_all(&mut file, &temporary, bytes)?;
+            fill(&mut file, &temporary)?;
             file.set_permissions(fs::Permissions::from_mode(mode))?;
             self.step("fsync", &temporary)?;
             file.sync_all()
@@ -206,6 +240,18 @@ pub(crate) mod tests {
         assert!(Disk::default().write_new(&path, b"second").is_err());
         assert_eq!(fs::read(&path).unwrap(), b"first");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o444);
+    }
+
+    #[test]
+    fn a_log_is_copied_in_whole_lines_however_long_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("log"), dir.path().join("copy"));
+        let line = [vec![b'x'; 700_000], vec![b'\n']].concat();
+        fs::write(&from, [line.repeat(5), b"torn".to_vec()].concat()).unwrap();
+        let copied = Disk::default().copy_lines(&from, &to, 0o444).unwrap();
+        assert!(fs::read(copied).unwrap() == line.repeat(5));
+        fs::write(&from, b"").unwrap();
+        assert!(fs::read(Disk::default().copy_lines(&from, &to, 0o444).unwrap()).unwrap().is_empty());
     }
 
     #[test]

@@ -22,8 +22,6 @@ use super::tree::{self, Nature};
 use super::{Case, CaseError, digest, schema};
 use crate::progress::Silent;
 
-/// Longest wire log that is put into a bag, in bytes.
-const WIRE_LIMIT: u64 = 1 << 30;
 /// What a draft is to become if its run is killed; not part of the bag.
 pub(crate) const INTENT: &str = ".intent.json";
 /// Ending of a draft's folder.
@@ -100,6 +98,12 @@ impl Draft {
         self.case.disk.rename_over(&temporary, &path)
     }
 
+    /// The run that began it, as it wrote down itself.
+    pub fn begun_by(&self) -> Option<String> {
+        let bytes = read_bounded(&self.dir.join(INTENT), super::record::RECORD_LIMIT).ok()?;
+        super::record::read(&bytes).ok().map(|intended| intended.run)
+    }
+
     /// Seals the draft. `stored` are the files under `data/` with the digests taken while they were written; they are
     /// not read again. `wire` is the log of the run's exchanges so far. May be called again after a failure.
     pub fn seal(&self, mut record: Record, stored: Vec<Stored>, wire: Option<&Path>) -> Result<Sealed, CaseError> {
@@ -157,10 +161,9 @@ impl Draft {
         self.replace("bagit.txt", BAGIT)?;
         self.replace("bag-info.txt", &bag::info(record, self.case.info().organization.as_deref(), Timestamp::now()))?;
         if let Some(wire) = wire {
-            let bytes = read_bounded(wire, WIRE_LIMIT).map_err(CaseError::io("copy the wire log", wire))?;
-            // Another thread may be writing the line after the last newline.
-            let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at.saturating_add(1));
-            self.replace("wire.jsonl", bytes.get(..whole).unwrap_or_default())?;
+            let path = self.dir.join("wire.jsonl");
+            let temporary = self.case.disk.copy_lines(wire, &path, 0o444)?;
+            self.case.disk.rename_over(&temporary, &path)?;
         }
         for algorithm in &ALGORITHMS {
             if let Some(bytes) = bag::payload_manifest(algorithm, &record.stored) {

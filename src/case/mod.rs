@@ -25,6 +25,7 @@ mod sha256;
 mod sign;
 mod tree;
 pub mod verify;
+mod whole;
 
 pub(crate) use self::disk::Disk;
 pub use error::CaseError;
@@ -37,3 +38,4 @@ pub use record::{Outcome, Record, Stored};
 pub use recover::{Drafts, close_run, recover};
 pub use sign::{NAMESPACE, Signer};
 pub use tree::Nature;
+pub use whole::reread;

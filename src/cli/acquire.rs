@@ -73,6 +73,18 @@ pub(super) struct Args {
     /// Go on with what an interrupted run left, for sources that can be read again
     #[arg(long, help_heading = "How to take it")]
     resume: bool,
+    /// Lock the snapshots that are made: governance:DAYS, or compliance:DAYS, which nobody can undo
+    #[arg(long, value_name = "MODE:DAYS", help_heading = "In a cloud")]
+    lock: Option<String>,
+    /// After the capture, let this account, one for evidence, copy the snapshots
+    #[arg(long, value_name = "ACCOUNT", help_heading = "In a cloud")]
+    share: Option<String>,
+    /// After the capture, give the VM this security group, one without rules, instead of its own
+    #[arg(long, value_name = "GROUP", help_heading = "In a cloud")]
+    isolate: Option<String>,
+    /// Fetch only what changed since this exhibit of the same disk; the rest comes from its image, hashed before
+    #[arg(long, value_name = "EXHIBIT", help_heading = "In a cloud")]
+    since: Vec<PathBuf>,
     /// Form of the memory image: raw (sparse, addresses one to one), lime, elf
     #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Raw, help_heading = "How to store it")]
     memory_format: Form,
@@ -239,6 +251,11 @@ fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> 
         guardian: std::env::current_exe().ok(),
         resume: args.resume,
         keep_snapshot: args.keep_snapshot,
+        since: args.since.clone(),
+        options: [("lock", &args.lock), ("share", &args.share), ("isolate", &args.isolate)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
+            .collect(),
     }
 }
 

@@ -139,6 +139,9 @@ fn how() -> How {
         run: "t".into(),
         start_at: BTreeMap::new(),
         keep_snapshot: false,
+        begun_by: BTreeMap::new(),
+        options: BTreeMap::new(),
+        since: BTreeMap::new(),
     }
 }
 

@@ -63,6 +63,7 @@ pub fn build(dir: &Path, key: Option<&Path>) -> Case {
         answer_len: 0,
         answer_digest: String::new(),
         error: None,
+        http: None,
     });
     let act =
         journal.about_to("stop", Undo { say: "resume".to_owned(), holds_guest: false, how: Value::Null }).unwrap();

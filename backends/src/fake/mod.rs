@@ -92,6 +92,7 @@ impl Vm {
             answer_len: 0,
             answer_digest: String::new(),
             error: failed.then(|| "the script says so".into()),
+            http: None,
         });
         if self.script.is("abort", name, count) {
             std::process::abort();

@@ -17,6 +17,9 @@ fn how() -> How {
         run: "r1".into(),
         start_at: BTreeMap::new(),
         keep_snapshot: false,
+        begun_by: BTreeMap::new(),
+        options: BTreeMap::new(),
+        since: BTreeMap::new(),
     }
 }
 

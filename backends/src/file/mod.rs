@@ -24,6 +24,8 @@ use crate::{
     PlannedItem, Target, TargetSummary, Undo, Uri, WireLog,
 };
 use source::Source;
+#[cfg(feature = "aws")]
+pub(crate) use {read::data, source::safe_name};
 
 /// The only way to take a file.
 const METHOD: &str = "read";

@@ -70,6 +70,7 @@ impl Drop for Work {
             answer_len: self.source.len - self.from,
             answer_digest: String::new(),
             error: (bad > 0).then(|| format!("{bad} bytes could not be read")),
+            http: None,
         });
     }
 }
@@ -218,7 +219,7 @@ impl Extents {
 }
 
 /// The next data at or after `at`; empty at the end if only a hole follows; `None` if the file system cannot tell.
-fn data(file: &File, at: u64, len: u64) -> Option<Range<u64>> {
+pub(crate) fn data(file: &File, at: u64, len: u64) -> Option<Range<u64>> {
     match rustix::fs::seek(file, SeekFrom::Data(at)) {
         Ok(start) if start >= at => match rustix::fs::seek(file, SeekFrom::Hole(start)) {
             Ok(end) if end > start => Some(start.min(len)..end.min(len)),

@@ -154,7 +154,7 @@ fn stamp(seconds: i64, nanoseconds: i64) -> String {
 }
 
 /// The file's name as an item may be called: `[a-z0-9._-]+`, at most 64 long, not beginning with a dot.
-pub(super) fn safe_name(path: &Path) -> String {
+pub(crate) fn safe_name(path: &Path) -> String {
     let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
     let safe: String = name.trim_start_matches('.').chars().take(64).map(plain).collect();

@@ -20,6 +20,9 @@ fn how(from: u64) -> How {
         run: "t".into(),
         start_at: BTreeMap::from([("disk.img".into(), from)]),
         keep_snapshot: false,
+        begun_by: BTreeMap::new(),
+        options: BTreeMap::new(),
+        since: BTreeMap::new(),
     }
 }
 

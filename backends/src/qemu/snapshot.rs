@@ -232,6 +232,7 @@ fn receive(reading: Reading) {
         answer_len: seen.len,
         answer_digest: format!("blake3:{digest}"),
         error: outcome.as_ref().err().map(ToString::to_string),
+        http: None,
     });
     match outcome {
         Ok(()) | Err(StreamError::Closed) => {}

@@ -372,7 +372,8 @@ impl Target for QemuTarget {
     }
 
     fn live(&mut self) -> Option<&mut dyn Live> {
-        Some(self)
+        // The memory of a process on another machine is not to be had.
+        if self.session.machine.is_some() { None } else { Some(self) }
     }
 }
 

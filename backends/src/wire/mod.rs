@@ -1,9 +1,13 @@
 //! Transports under the backends, and the log of everything said over them.
 
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(feature = "qemu")]
 pub mod nbd;
 #[cfg(feature = "qemu")]
 pub mod qmp;
+#[cfg(any(feature = "http", feature = "ssh"))]
+mod rate;
 #[cfg(feature = "ssh")]
 pub mod ssh;
 
@@ -25,6 +29,18 @@ pub struct WireEntry {
     pub answer_digest: String,
     /// The answer was an error, with these words.
     pub error: Option<String>,
+    /// What HTTP says beside the answer itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpAnswer>,
+}
+
+/// The head of an answer over HTTP, as far as it is evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpAnswer {
+    /// Status code.
+    pub status: u16,
+    /// The provider's own name for this exchange, to be asked for in its logs.
+    pub request_id: Option<String>,
 }
 
 /// Where exchanges are written down.

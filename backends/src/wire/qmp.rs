@@ -282,6 +282,7 @@ impl Qmp {
             answer_len: 0,
             answer_digest: String::new(),
             error: None,
+            http: None,
         };
         let outcome = match timeout(time, self.send_and_wait(id, &said, fd, &mut entry)).await {
             Ok(outcome) => outcome,

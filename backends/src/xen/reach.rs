@@ -243,6 +243,7 @@ impl Local {
             answer_len: self.len,
             answer_digest: digest,
             error,
+            http: None,
         });
         Ok(ending)
     }

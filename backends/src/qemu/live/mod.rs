@@ -22,7 +22,7 @@ const WHAT: &str = "read the guest's memory in place";
 
 /// Opens the memory of the guest behind this monitor.
 pub(super) async fn open(qmp: &mut Qmp, survey: &Survey) -> Result<Arc<dyn LiveMemory>, BackendError> {
-    let on = qmp.path().display().to_string();
+    let on = qmp.name().to_owned();
     if let Some(kind) = &survey.encrypted {
         let why = format!("it is encrypted ({kind}): the host sees ciphertext");
         return Err(BackendError::unsupported(WHAT, on, why));

@@ -13,7 +13,6 @@ mod known_hosts;
 mod line;
 mod login;
 mod pump;
-mod rate;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -35,10 +34,10 @@ use tokio::time::timeout;
 pub use command::Command;
 pub use destination::Destination;
 
+use crate::wire::rate::Rate;
 use crate::{Access, BackendError, Kind, WireEntry, WireLog};
 use login::Way;
 use pump::{Open, Opened, Order, Pump};
-use rate::Rate;
 
 /// The longest answer of a command that is kept, in bytes.
 const ANSWER: usize = 32 << 20;
@@ -281,6 +280,7 @@ impl Ssh {
             answer_len: 0,
             answer_digest: digest,
             error: None,
+            http: None,
         });
     }
 }
@@ -368,6 +368,7 @@ impl Running {
             answer_len: self.len,
             answer_digest: hex("blake3:", self.hasher.finalize().as_bytes()),
             error,
+            http: None,
         });
     }
 }

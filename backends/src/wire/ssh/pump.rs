@@ -19,7 +19,7 @@ use super::Ending;
 use super::command::Command;
 use super::line::Line;
 use super::login::STEP;
-use super::rate::Rate;
+use crate::wire::rate::Rate;
 
 /// Window that a command's channel begins with; the rest is granted as soon as it is open.
 const FIRST: u32 = 4096;

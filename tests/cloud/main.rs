@@ -1,0 +1,15 @@
+//! Clouds: their APIs on loopback, by servers that the tests start and end. What of them is real, each server says in its own file.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod aws;
+mod aws_breaks;
+mod aws_kit;
+#[path = "../common/mod.rs"]
+mod common;
