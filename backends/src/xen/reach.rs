@@ -113,8 +113,10 @@ impl Reach {
     /// Runs a command and hands out its output as it comes.
     pub(super) async fn stream(&self, command: &Command) -> Result<Running, BackendError> {
         match &self.way {
-            Way::There(_, ssh) => Ok(Running::There(ssh.stream(command).await?)),
-            Way::Here => Local::start(command, &self.access).map(Running::Here).map_err(|e| self.broke(command, &e)),
+            Way::There(_, ssh) => Ok(Running::There(Box::new(ssh.stream(command).await?))),
+            Way::Here => Local::start(command, &self.access)
+                .map(|local| Running::Here(Box::new(local)))
+                .map_err(|e| self.broke(command, &e)),
         }
     }
 
@@ -125,8 +127,8 @@ impl Reach {
 
 /// A command under way.
 pub(super) enum Running {
-    There(ssh::Running),
-    Here(Local),
+    There(Box<ssh::Running>),
+    Here(Box<Local>),
 }
 
 impl Running {
