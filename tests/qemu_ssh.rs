@@ -202,7 +202,7 @@ fn whom_not_to_trust_is_refused_before_anything_is_said_to_qemu() -> Result<()> 
 
 #[test]
 fn what_a_server_forbids_is_named_and_nothing_is_left() -> Result<()> {
-    let there = There::behind(&Spec::new("linux-small"), "AllowTcpForwarding no")?;
+    let there = There::behind(&Spec::new("linux-small"), "AllowTcpForwarding local")?;
     let before = there.guest.control().state()?;
     let ran = there.take(&there.case("case"), &["--memory"])?.expect(1)?;
     ran.says("AllowTcpForwarding")?;

@@ -68,8 +68,8 @@ fn domain(uri: &str, name: &str) -> Outcome {
     let mut facts = facts(&connection, &domain)?;
     // Secrets in it are left out unless they are asked for, which they are not.
     let xml = domain.xml_desc(0)?;
-    // Zero is none (VIR_DOMAIN_JOB_NONE).
-    let job = domain.job_stats(0).map_or_else(|error| error.to_string(), |job| format!("kind {}", job.r#type));
+    // Zero is none (VIR_DOMAIN_JOB_NONE). `job_stats` of virt 0.5 reads a null pointer where there is no job.
+    let job = domain.job_info().map_or_else(|error| error.to_string(), |job| format!("kind {}", job.r#type));
     if let Some(map) = facts.as_object_mut() {
         map.insert("xml".to_owned(), json!(xml));
         map.insert("job".to_owned(), json!(job));

@@ -4,7 +4,7 @@
 //! way its writes may wait for data to leave, or fill a disk. So a small script runs over there, in the session that
 //! carries the monitor. It hears a sign of life every two seconds. Without one, or at the end of its input, it ends that
 //! session (its parent, or a login shell's), which frees the monitor, and says to QEMU what it was given when it began. Nothing is stored there: the script is an
-//! argument of `sh`. It speaks to the monitor by python3, perl or nc, whichever is there, and to libvirt by virsh.
+//! argument of `sh`. It speaks to the monitor by python3 or perl, whichever is there, and to libvirt by virsh.
 
 use std::time::Duration;
 
@@ -102,7 +102,7 @@ async fn live(mut running: Running, mut dismissed: oneshot::Receiver<()>) {
 }
 
 const POSSIBLE: &str = r#"
-ways='python3 perl nc'
+ways='python3 perl'
 [ "$1" = libvirt ] && ways=virsh
 for way in $ways; do command -v "$way" >/dev/null && command -v timeout >/dev/null && echo "$way" && exit 0; done
 echo "timeout and one of these are needed there: $ways" >&2
@@ -116,7 +116,7 @@ shift 3
 if [ -n "$uri" ]; then way=virsh
 else
     set -- '{"execute":"qmp_capabilities"}' "$@"
-    for way in python3 perl nc; do command -v "$way" >/dev/null && break; done
+    for way in python3 perl; do command -v "$way" >/dev/null && break; done
 fi
 for tool in "$way" timeout; do command -v "$tool" >/dev/null || { echo "$tool is not there" >&2; exit 3; }; done
 echo ready
@@ -156,7 +156,6 @@ for my $line (@ARGV) {
     while (<$s>) { last if /^\{"(return|error)"/ }
 }
 ' "$socket" "$@" ;;
-nc) { printf '%s\n' "$@"; sleep 5; } | timeout 60 nc -U "$socket" ;;
 esac
 "#;
 
@@ -210,7 +209,7 @@ mod tests {
     #[test]
     fn every_tool_that_it_may_find_says_the_same_to_qemu() {
         let mut tried = 0;
-        for tool in ["python3", "perl", "nc"] {
+        for tool in ["python3", "perl"] {
             let temp = tempfile::tempdir().unwrap();
             let Some(mut child) = start(temp.path(), &[tool], "60") else { continue };
             let monitor = monitor(temp.path());
