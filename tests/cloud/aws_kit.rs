@@ -17,12 +17,12 @@ use crate::common::run::{Exhibit, Ran, impound};
 /// What is installed from PyPI, once, into the build folder.
 const PACKAGES: &[&str] = &["moto[ec2,sts]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
 /// The keys of the account. No file and no output may hold the second.
-pub const KEY_ID: &str = "AKIDIMPOUNDTEST";
-pub const SECRET: &str = "hunter2/hunter2+hunter2/hunter2/hunter2x";
+pub(crate) const KEY_ID: &str = "AKIDIMPOUNDTEST";
+pub(crate) const SECRET: &str = "hunter2/hunter2+hunter2/hunter2/hunter2x";
 /// What stands in every token that the server gives, encoded as it is there.
 const TOKENS: &[&str] = &["c2Vrcml0", "sekrit-"];
 /// Length of a block of EBS.
-pub const BLOCK: u64 = 512 << 10;
+pub(crate) const BLOCK: u64 = 512 << 10;
 
 /// A Python with the packages; made by the first test that needs it.
 fn python() -> PathBuf {
@@ -50,7 +50,7 @@ fn python() -> PathBuf {
 }
 
 /// A disk of 1 GiB: ext4 with files that the tests look for, in its middle and at its end. Made once, never changed.
-pub fn disk() -> PathBuf {
+pub(crate) fn disk() -> PathBuf {
     static MADE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = MADE.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -73,7 +73,7 @@ pub fn disk() -> PathBuf {
 }
 
 /// The server, with its instance.
-pub struct Account {
+pub(crate) struct Account {
     child: Child,
     pub port: u64,
     pub instance: String,
@@ -87,7 +87,7 @@ pub struct Account {
 
 impl Account {
     /// Starts one with these volumes, the root first.
-    pub fn start(disks: &[PathBuf]) -> Self {
+    pub(crate) fn start(disks: &[PathBuf]) -> Self {
         let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cloud/aws_server.py");
         let mut child = Command::new(python())
             .arg(server)
@@ -113,20 +113,20 @@ impl Account {
         }
     }
 
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub fn target(&self) -> String {
+    pub(crate) fn target(&self) -> String {
         format!("aws://eu-west-1#{}", self.instance)
     }
 
-    pub fn case(&self) -> PathBuf {
+    pub(crate) fn case(&self) -> PathBuf {
         self.folder.path().join("case")
     }
 
     /// Tells the server something and hears how it is.
-    pub fn control(&self, what: &Value) -> Value {
+    pub(crate) fn control(&self, what: &Value) -> Value {
         let body = what.to_string();
         let mut stream = TcpStream::connect(("127.0.0.1", u16::try_from(self.port).unwrap())).unwrap();
         let head = format!("POST /control HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}", body.len());
@@ -137,16 +137,16 @@ impl Account {
     }
 
     /// From now on the server fails like this.
-    pub fn fault(&self, fault: &Value) {
+    pub(crate) fn fault(&self, fault: &Value) {
         self.control(&json!({ "fault": fault }));
     }
 
-    pub fn state(&self) -> Value {
+    pub(crate) fn state(&self) -> Value {
         self.control(&json!({}))
     }
 
     /// The program, with an environment of its own.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = impound();
         let strange = std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.ends_with("_proxy"));
         for (name, _) in strange {
@@ -165,27 +165,27 @@ impl Account {
     }
 
     /// Runs a command to its end and looks for secrets in all it said and left.
-    pub fn end(&self, command: &mut Command) -> Ran {
+    pub(crate) fn end(&self, command: &mut Command) -> Ran {
         let ran = Ran::of(&command.output().unwrap());
         self.no_secrets(&ran);
         ran
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         self.end(&mut self.command(arguments))
     }
 
-    pub fn acquire(&self, more: &[&str]) -> Ran {
+    pub(crate) fn acquire(&self, more: &[&str]) -> Ran {
         let (target, case) = (self.target(), self.case().display().to_string());
         self.run(&[&["acquire", target.as_str(), "--case", case.as_str()], more].concat())
     }
 
-    pub fn exhibit(&self, item: &str) -> Exhibit {
+    pub(crate) fn exhibit(&self, item: &str) -> Exhibit {
         Exhibit::find(&self.case(), item).unwrap()
     }
 
     /// Secrets in what was said, and in every file but those that a test wrote as the user's own.
-    pub fn no_secrets(&self, ran: &Ran) {
+    pub(crate) fn no_secrets(&self, ran: &Ran) {
         let found = |text: &[u8]| {
             let hit = |secret: &&String| text.windows(secret.len()).any(|part| part == secret.as_bytes());
             self.secrets.iter().find(hit).cloned()
@@ -217,12 +217,12 @@ impl Drop for Account {
 }
 
 /// Are two files the same, byte by byte? By a tool that is not ours.
-pub fn same(one: &Path, other: &Path) -> bool {
+pub(crate) fn same(one: &Path, other: &Path) -> bool {
     Command::new("cmp").arg("-s").arg(one).arg(other).status().unwrap().success()
 }
 
 /// Numbers of the blocks of an image that are not all zero.
-pub fn written(image: &Path) -> Vec<u64> {
+pub(crate) fn written(image: &Path) -> Vec<u64> {
     let mut file = fs::File::open(image).unwrap();
     let mut block = vec![0; usize::try_from(BLOCK).unwrap()];
     let mut found = Vec::new();

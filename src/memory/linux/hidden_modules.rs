@@ -143,7 +143,7 @@ fn in_memory<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<Object<'k>>> {
     if root.has("data_addr_min") {
         ends.push((root.u64("data_addr_min")?, root.u64("data_addr_max")?));
     }
-    let (own, name) = (kernel.offset("module", "mkobj.mod")?, kernel.offset("module", "name")?);
+    let own = kernel.offset("module", "mkobj.mod")?;
     let mut found = Vec::new();
     for (begin, end) in ends.into_iter().filter(|(begin, end)| begin < end && begin >> 63 == 1) {
         let end = end.saturating_add(4096);
@@ -157,13 +157,15 @@ fn in_memory<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<Object<'k>>> {
                 let words = page.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes));
                 let selves =
                     (at..).step_by(8).zip(words).filter(|(at, word)| *word != 0 && at.wrapping_sub(own) == *word);
-                let named = |at: u64| kernel.space.text(at.wrapping_add(name), 56).is_ok_and(|name| is_name(&name));
-                found.extend(selves.filter(|(_, module)| named(*module)).map(|(_, module)| module));
+                for (_, begin) in selves {
+                    let module = kernel.object("module", begin)?;
+                    found.extend(plausible(&module).then_some(module));
+                }
             }
             at += 4096;
         }
     }
-    found.into_iter().map(|module| kernel.object("module", module)).collect()
+    Ok(found)
 }
 
 /// Has it a state that there is, and a name?
