@@ -139,6 +139,7 @@ fn how() -> How {
         run: "t".into(),
         start_at: BTreeMap::new(),
         keep_snapshot: false,
+        scratch_there: None,
         begun_by: BTreeMap::new(),
         options: BTreeMap::new(),
         since: BTreeMap::new(),
