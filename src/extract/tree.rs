@@ -185,7 +185,10 @@ mod tests {
         assert_eq!(std::fs::read(root.join(&placed.path)).unwrap(), b"content");
         assert_eq!(put(b"../A\0", b"", None).path, "files/many/0/_%2e%2e/..%2fA%00~2");
         let partial = put(b"b", b"of others", Some("taken"));
-        assert_eq!((partial.path.as_str(), partial.lacks.as_deref()), ("files/many/0/_%2e%2e/b.partial", Some("taken")));
+        assert_eq!(
+            (partial.path.as_str(), partial.lacks.as_deref()),
+            ("files/many/0/_%2e%2e/b.partial", Some("taken"))
+        );
         assert_eq!(std::fs::read_dir(root.join("files/many")).unwrap().count(), 3 * OPEN);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }

@@ -197,6 +197,8 @@ def get_block(snapshot, n, query):
         with lock:
             state["held"] += 1
         release.wait(300)
+        # Whoever asked is gone: it is not one of those that are counted from now on.
+        raise Refuse(503, "Held", "the one who asked is gone")
     check_token(query["blockToken"], snapshot, n)
     with lock:
         state["gets"] += 1

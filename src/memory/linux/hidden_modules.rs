@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::super::cells::text;
 use super::super::Outcome;
+use super::super::cells::text;
 use super::{Ask, Kernel, Object, lsmod};
 use crate::report::{Cell, Column, Rows};
 
@@ -49,7 +49,8 @@ pub fn run_check(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()>
 pub(super) fn hidden<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<Vec<(Object<'k>, &'static str)>> {
     let listed: HashSet<u64> = lsmod::modules(kernel, ask)?.iter().map(|module| module.at).collect();
     let mut found: BTreeMap<u64, (Object<'k>, usize)> = BTreeMap::new();
-    let places = [("mod_tree", in_tree(kernel, ask)), ("sysfs", in_sysfs(kernel, ask)), ("memory", in_memory(kernel, ask))];
+    let places =
+        [("mod_tree", in_tree(kernel, ask)), ("sysfs", in_sysfs(kernel, ask)), ("memory", in_memory(kernel, ask))];
     for (n, (place, modules)) in places.into_iter().enumerate() {
         match modules {
             Ok(modules) => {

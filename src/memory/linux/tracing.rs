@@ -217,7 +217,7 @@ pub fn perf_events(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<(
             rows.row(vec![
                 int(task.tid()),
                 text(task.comm()),
-                text(event.text("pmu.name")),
+                text(event.text("pmu.name").or_else(|_| event.u64("attr.type").and_then(kind))),
                 text(event.text("prog.aux.name")),
                 text(event.text("prog.aux.ksym.name")),
                 address(event.u64("prog").and_then(|at| if at == 0 { Err(MemoryError::Null("prog")) } else { Ok(at) })),
@@ -226,6 +226,13 @@ pub fn perf_events(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<(
     }
     threads.notes().into_iter().for_each(|note| ask.note(note));
     Ok(())
+}
+
+/// What counts an event, where its unit has no name, as those of the kernel's clocks (`include/uapi/linux/perf_event.h`, `perf_type_id`).
+fn kind(number: u64) -> Outcome<String> {
+    let names = ["hardware", "software", "tracepoint", "hw_cache", "raw", "breakpoint"];
+    let name = usize::try_from(number).ok().and_then(|number| names.get(number));
+    name.map(|name| (*name).to_owned()).ok_or(MemoryError::Null("pmu.name"))
 }
 
 /// All programs of BPF that are loaded.
