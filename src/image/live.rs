@@ -66,7 +66,7 @@ mod tests {
             0x3000
         }
 
-        fn source(&self) -> &str {
+        fn source(&self) -> &'static str {
             "a test"
         }
 

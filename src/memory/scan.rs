@@ -105,8 +105,12 @@ pub(super) fn words(memory: &Physical, mut wanted: Vec<u64>) -> Words {
         let mut found = Vec::new();
         for (at, line) in (begin..).step_by(LINE).zip(buffer.chunks(LINE)) {
             let words = || line.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
-            // Without a branch for each word, so that several are compared at once.
-            if !words().fold(false, |any, word| any | ((word ^ first) & same == 0)) {
+            #[expect(
+                clippy::unnecessary_fold,
+                reason = "it never ends early, so that several words are compared at once"
+            )]
+            let any = words().fold(false, |any, word| any || ((word ^ first) & same == 0));
+            if !any {
                 continue;
             }
             let here = (at..).step_by(8).zip(words()).filter(|(_, word)| wanted.binary_search(word).is_ok());

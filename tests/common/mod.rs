@@ -4,6 +4,10 @@
     missing_docs,
     clippy::indexing_slicing,
     clippy::case_sensitive_file_extension_comparisons,
+    clippy::cast_possible_truncation,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
     reason = "this is test code: what is not there should fail the test"
 )]
 
@@ -19,7 +23,6 @@ pub mod live;
 pub mod memory;
 pub mod pages;
 pub mod run;
-#[allow(clippy::expect_used, reason = "what cannot be set up should fail the test")]
 pub mod sshd;
 pub mod vmsn;
 pub mod xen;

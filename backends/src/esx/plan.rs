@@ -48,11 +48,10 @@ impl EsxTarget {
         }
         let memory = guest.iter().any(|one| one.item.kind == ItemKind::Memory);
         let way = match (how.memory_method.as_deref(), self.survey.runs(), guest.is_empty()) {
-            (None, true, true) | (None | Some(READ), false, _) => Way::Read,
+            (None | Some(SNAPSHOT | SUSPEND), true, true) | (None | Some(READ), false, _) => Way::Read,
             (None | Some(SNAPSHOT), true, false) => Way::Snapshot { memory },
             (Some(SUSPEND), true, false) => Way::Suspend,
             (Some(READ), true, _) => return Err(refuse("it runs, so its files are written and locked")),
-            (Some(SNAPSHOT | SUSPEND), true, true) => Way::Read,
             (Some(SNAPSHOT | SUSPEND), false, _) => {
                 let why = format!("it is {}, so nothing has to be done to it", self.survey.state.to_lowercase());
                 return Err(refuse(&why).advise("leave the method away, or name `read`"));

@@ -221,7 +221,9 @@ impl Value {
                     into.push(self);
                     return;
                 }
-                fields.iter().for_each(|(_, value)| value.all(kind, into));
+                for (_, value) in fields {
+                    value.all(kind, into);
+                }
             }
             Self::List(_, items) => items.iter().for_each(|value| value.all(kind, into)),
             _ => {}

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 
 use super::dial::{Dial, Dialled};
 use super::machine::{Machine, There};
+use super::survey::DOMAIN_XML;
 use super::target::QemuTarget;
 use crate::wire::qmp::Qmp;
 use crate::wire::ssh::{Destination, Ssh};
@@ -119,12 +120,11 @@ impl Daemon {
         };
         let there = There { control, bulk, to: to.clone(), access };
         let machine = Machine::There(there.clone());
-        let socket = match asked {
-            Some(socket) => socket,
-            None => {
-                let which = if address.ends_with("/session") { "session" } else { "system" };
-                machine.run("find libvirt's socket", SOCKET, &[which]).await?.trim().to_owned()
-            }
+        let socket = if let Some(socket) = asked {
+            socket
+        } else {
+            let which = if address.ends_with("/session") { "session" } else { "system" };
+            machine.run("find libvirt's socket", SOCKET, &[which]).await?.trim().to_owned()
         };
         let relay = Relay::start(there.control, socket)?;
         let uri = format!("{address}?socket={}", relay.path().display());
@@ -315,17 +315,16 @@ impl Host for LibvirtHost {
     }
 
     async fn open(&mut self, vm: Option<&str>) -> Result<Box<dyn Target>, BackendError> {
-        let name = match vm {
-            Some(name) => name.to_owned(),
-            None => {
-                let mut all = self.targets().await?;
-                match (all.pop(), all.len()) {
-                    (Some(only), 0) => only.name,
-                    (_, more) => {
-                        let why = format!("{} VMs are there, and none is named", more + 1);
-                        return Err(BackendError::caller("open the VM", &self.daemon.uri, why)
-                            .advise("add #NAME; `impound targets` lists them"));
-                    }
+        let name = if let Some(name) = vm {
+            name.to_owned()
+        } else {
+            let mut all = self.targets().await?;
+            match (all.pop(), all.len()) {
+                (Some(only), 0) => only.name,
+                (_, more) => {
+                    let why = format!("{} VMs are there, and none is named", more + 1);
+                    return Err(BackendError::caller("open the VM", &self.daemon.uri, why)
+                        .advise("add #NAME; `impound targets` lists them"));
                 }
             }
         };
@@ -349,6 +348,6 @@ impl Domain {
     /// For the exhibit of the configuration.
     pub(super) fn told(&self) -> BTreeMap<&'static str, Value> {
         let state = json!({ "state": self.state, "reason": self.reason, "job": self.job });
-        BTreeMap::from([("libvirt-domain-xml", json!(self.xml)), ("libvirt-domain-state", state)])
+        BTreeMap::from([(DOMAIN_XML, json!(self.xml)), ("libvirt-domain-state", state)])
     }
 }

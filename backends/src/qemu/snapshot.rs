@@ -70,16 +70,15 @@ impl Snapshot {
         let max = parameters.get("max-bandwidth").and_then(Value::as_u64).unwrap_or(128 << 20);
         session.about_to(journal, "lift the bandwidth limit of migrations", QemuUndo::Bandwidth { max })?;
         session.qmp().await.ask("migrate-set-parameters", json!({ "max-bandwidth": BANDWIDTH })).await?;
-        let (source, stop) = match session.machine.clone() {
-            Some(machine) => (Source::Port(machine.listen().await?, machine, tid), Arc::new(AtomicBool::new(false))),
-            None => {
-                let fd_name = format!("{PREFIX}{}-memory", how.run);
-                let (reader, theirs, stop) = pipe()?;
-                session.about_to(journal, "pass a pipe to QEMU", QemuUndo::NamedFd { name: fd_name.clone() })?;
-                let arguments = json!({ "fdname": fd_name });
-                session.qmp().await.ask_with_fd("getfd", arguments, std::os::fd::AsFd::as_fd(&theirs)).await?;
-                (Source::Pipe(reader, fd_name), stop)
-            }
+        let (source, stop) = if let Some(machine) = session.machine.clone() {
+            (Source::Port(machine.listen().await?, machine, tid), Arc::new(AtomicBool::new(false)))
+        } else {
+            let fd_name = format!("{PREFIX}{}-memory", how.run);
+            let (reader, theirs, stop) = pipe()?;
+            session.about_to(journal, "pass a pipe to QEMU", QemuUndo::NamedFd { name: fd_name.clone() })?;
+            let arguments = json!({ "fdname": fd_name });
+            session.qmp().await.ask_with_fd("getfd", arguments, std::os::fd::AsFd::as_fd(&theirs)).await?;
+            (Source::Pipe(reader, fd_name), stop)
         };
         // Written down here and not in `begin`, where the guest would stand still for the time of a write to the disk.
         session.about_to(journal, "take a snapshot of memory", QemuUndo::Migration)?;

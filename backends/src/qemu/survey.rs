@@ -10,6 +10,9 @@ use super::flatview::MemoryMap;
 use crate::wire::qmp::Qmp;
 use crate::{BackendError, Clocks, Facts};
 
+/// The answer that holds what libvirt knows of its domain, where it is one.
+pub(super) const DOMAIN_XML: &str = "libvirt-domain-xml";
+
 /// The questions whose answers go into the manifest as they are.
 const QUESTIONS: &[&str] = &[
     "query-name",

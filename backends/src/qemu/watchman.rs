@@ -174,7 +174,10 @@ mod tests {
         let bin = folder.join("bin");
         std::fs::create_dir(&bin).unwrap();
         for tool in [tools, &["sh", "timeout", "dd", "sleep", "cat"]].concat() {
-            let found = Process::new("sh").args(["-c", "command -v \"$1\"", "sh", tool]).output().unwrap();
+            // A python3 in PATH may be a script that needs more tools to find the real one.
+            let find =
+                "case $1 in python3) python3 -c 'import sys; print(sys.executable)' ;; *) command -v \"$1\" ;; esac";
+            let found = Process::new("sh").args(["-c", find, "sh", tool]).output().unwrap();
             let path = String::from_utf8(found.stdout).unwrap();
             if path.trim().is_empty() {
                 return None;

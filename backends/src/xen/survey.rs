@@ -197,6 +197,7 @@ impl Survey {
             warnings: self.warnings(),
             details: json!({
                 "type": self.domain.kind,
+                "shown": [["vm", "type", self.domain.kind]],
                 "domid": self.domain.id,
                 "toolstack": self.dom0.tool.name(),
                 "capabilities": list::info(&self.dom0.info, "xen_caps"),

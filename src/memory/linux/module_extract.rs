@@ -159,7 +159,7 @@ fn flags(name: &str) -> u64 {
     let code = [".text", ".init.text", ".exit.text", ".noinstr.text", ".plt", ".text."];
     let data = [".data", ".bss", ".init.data", ".gnu.linkonce.this_module", "__"];
     let starts = |list: &[&str]| list.iter().any(|start| name.starts_with(start));
-    2 | if starts(&code) { 4 } else { 0 } | if starts(&data) { 1 } else { 0 }
+    2 | if starts(&code) { 4 } else { 0 } | u64::from(starts(&data))
 }
 
 /// The module's own table of symbols and their names; each told relative to its section, as in a file.

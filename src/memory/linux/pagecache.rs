@@ -159,7 +159,7 @@ pub fn recover(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
     each(kernel, ask, &mut |found| {
         let device = found.device().unwrap_or_default().replace(':', "-");
         let path = format!("{device}{}", found.path);
-        let kind = found.inode.u64("i_mode").map(files::kind).unwrap_or("UNKNOWN");
+        let kind = found.inode.u64("i_mode").map_or("UNKNOWN", files::kind);
         let cached = found.inode.u64("i_mapping.nrpages").unwrap_or(0);
         let mut output = some_text(None);
         match kind {

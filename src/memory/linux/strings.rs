@@ -192,14 +192,15 @@ fn in_image(kernel: &Kernel, at: u64) -> bool {
 
 /// What the frame at a physical address is used for.
 fn region(kernel: &Kernel, physical: u64, modules: &HashMap<u64, String>) -> (&'static str, Option<String>) {
-    let image = physical.wrapping_add(kernel.place.offset);
-    if in_image(kernel, image) {
+    let known = of_frame(kernel, physical).unwrap_or(("unknown", None));
+    // What only served to start the kernel was given back, and may be anything now.
+    if in_image(kernel, physical.wrapping_add(kernel.place.offset)) && matches!(known.0, "kernel" | "unknown") {
         return (IMAGE, None);
     }
-    if let Some(name) = modules.get(&(physical / kernel.space.tables().page())) {
-        return ("module", Some(name.clone()));
+    match modules.get(&(physical / kernel.space.tables().page())) {
+        Some(name) => ("module", Some(name.clone())),
+        None => known,
     }
-    of_frame(kernel, physical).unwrap_or(("unknown", None))
 }
 
 /// The same by the kernel's record of the frame.

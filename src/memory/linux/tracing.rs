@@ -240,7 +240,7 @@ pub fn ebpf(kernel: &Kernel, _: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
     for (_, at) in kernel.xarray(kernel.global("prog_idr", "idr")?.get("idr_rt")?)? {
         let program = kernel.object("bpf_prog", at)?;
         let tag = program.get("tag").and_then(|tag| tag.bytes(8));
-        let tag = tag.map(|tag| tag.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        let tag = tag.map(|tag| crate::image::hex(&tag));
         rows.row(vec![
             Cell::Address(at),
             text(program.text("aux.name")),

@@ -49,7 +49,7 @@ pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
         .collect();
     for (task, found) in tasks.iter().zip(found) {
         for (at, bytes) in found {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex = crate::image::hex(&bytes);
             let shown = String::from_utf8_lossy(&bytes).into_owned();
             rows.row(vec![int(task.pid()), text(task.comm()), Cell::Address(at), Cell::Text(shown), Cell::Text(hex)])?;
         }

@@ -50,7 +50,7 @@ impl Esx {
         let enter = home.join("enter");
         let sshd = Sshd::start(&format!("ForceCommand {}", enter.display()));
         let esx = Self { sshd, folder };
-        esx.tools(&home, &enter);
+        Self::tools(&home, &enter);
         let volume = |id: &str, name: &str, kind: &str| {
             let mount = home.join("vmfs/volumes").join(id);
             fs::create_dir_all(&mount).unwrap();
@@ -86,7 +86,7 @@ impl Esx {
         esx
     }
 
-    fn tools(&self, home: &Path, enter: &Path) {
+    fn tools(home: &Path, enter: &Path) {
         let bin = home.join("bin");
         fs::create_dir_all(&bin).unwrap();
         let busybox = found("busybox");
