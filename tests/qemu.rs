@@ -83,7 +83,8 @@ fn the_disk_is_as_the_guest_saw_it(disk: &Exhibit, folder: &Path) -> Result<()> 
     run(&["disk", &format!("{dir}:p0"), "recover", "-o", &out.display().to_string()])?;
     let deleted = |name: &str| fs::read_to_string(out.join("files/p0/evidence").join(name));
     let lines = |marker: &str| {
-        (1..=200).map(|n| format!("impound planted deleted file: {marker} line {n}\n")).collect::<String>()
+        let line = |n| format!("impound planted deleted file: {marker} line {n}\n");
+        (1..=200).map(line).collect::<Vec<_>>().concat()
     };
     assert_eq!(deleted("deleted-at-boot.txt")?, lines("marker-deleted-at-boot-c94e11"));
     Ok(())

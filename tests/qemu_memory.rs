@@ -300,7 +300,7 @@ fn what_was_hidden_is_found(image: &Path) -> Result<()> {
 /// Memory of which one page is at first not as it should be.
 struct Torn {
     sound: Arc<dyn ReadAt>,
-    torn: Changed,
+    broken: Changed,
     page: u64,
     /// How often the page is still read as it should not be.
     left: AtomicU64,
@@ -314,7 +314,7 @@ impl ReadAt for Torn {
     fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), ReadError> {
         let here = (at..at + into.len() as u64).contains(&self.page);
         let torn = here && self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
-        if torn { self.torn.read_at(at, into) } else { self.sound.read_at(at, into) }
+        if torn { self.broken.read_at(at, into) } else { self.sound.read_at(at, into) }
     }
 }
 
@@ -330,12 +330,12 @@ fn a_torn_walk_is_tried_again(image: &Path) -> Result<()> {
     let changes: Vec<(u64, u8)> = (place..).zip(head.to_le_bytes()).collect();
     for (times, tries) in [(0, 1), (1, 2), (3, 4), (u64::MAX, 5)] {
         let torn = Changed::new(&image, changes.clone());
-        let torn = Torn { sound: Arc::clone(&image), torn, page: place & !4095, left: AtomicU64::new(0) };
+        let torn = Torn { sound: Arc::clone(&image), broken: torn, page: place & !4095, left: AtomicU64::new(0) };
         let torn = Arc::new(torn);
         let kernel = find(Arc::clone(&torn) as Arc<dyn ReadAt>)?.running();
         torn.left.store(times, Relaxed);
         let settled = settle(&kernel, Ask::default, pslist::run);
-        assert_eq!(settled.tries, tries, "{times} times torn: {:?}", settled.notes);
+        assert_eq!(settled.tries, tries, "{times} times broken: {:?}", settled.notes);
         if times == u64::MAX {
             assert_eq!(settled.rows.len(), 11);
             assert!(settled.notes[0].contains("it changed while it was read"), "{:?}", settled.notes);
