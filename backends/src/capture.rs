@@ -1,6 +1,8 @@
 //! What flows out of a target: pieces of an item's address space, each address once, in any order.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+#[cfg(any(feature = "qemu", feature = "xen"))]
+use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -117,9 +119,11 @@ impl Consistency {
 }
 
 /// Zeros shorter than this stay within the data around them, in bytes.
+#[cfg(any(feature = "qemu", feature = "xen"))]
 const ZEROS: usize = 64 << 10;
 
 /// Bytes at `at` as pieces, runs of zeros told apart so that images stay sparse.
+#[cfg(any(feature = "qemu", feature = "xen"))]
 pub(crate) fn split_zeros(mut at: u64, mut bytes: BytesMut) -> Vec<Piece> {
     let mut pieces = Vec::new();
     while !bytes.is_empty() {
@@ -134,6 +138,7 @@ pub(crate) fn split_zeros(mut at: u64, mut bytes: BytesMut) -> Vec<Piece> {
     pieces
 }
 
+#[cfg(any(feature = "qemu", feature = "xen"))]
 fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<16>();
     words.iter().fold(0, |any, word| any | u128::from_ne_bytes(*word)) == 0 && rest.iter().all(|byte| *byte == 0)

@@ -184,6 +184,10 @@ async fn take_all(
     progress: &Arc<dyn Progress>,
     stop: &Stop,
 ) -> Vec<(String, Result<Acquired, AcquireError>)> {
+    // One alone stays on this thread: what it sends is then sent by one.
+    if let [request] = requests.as_slice() {
+        return vec![(request.uri.to_string(), acquire(request, progress, stop).await)];
+    }
     let places = Arc::new(Semaphore::new(usize::from(parallel)));
     let mut work = Vec::new();
     for request in requests {

@@ -104,7 +104,7 @@ fn sockets_modules_and_stacks_are_found(memory: &Memory<'_>, folder: &Path) -> R
     let scanned = memory.rows("linux.sockscan")?;
     let open: BTreeSet<_> = memory.rows("linux.sockstat")?.iter().map(|row| row["sock_offset"].to_string()).collect();
     let all: BTreeSet<_> = scanned.iter().map(|row| row["sock_offset"].to_string()).collect();
-    assert!(open.len() > 3 && open.is_subset(&all), "{:?}", open.difference(&all));
+    assert!(open.len() >= 3 && open.is_subset(&all), "{:?}", open.difference(&all));
     assert!(has(&scanned, &[("source_port", 31337.into()), ("state", "LISTEN".into())]), "{scanned:?}");
 
     let view = memory.rows("linux.modxview")?;

@@ -60,7 +60,7 @@ mod engine {
                         at: at.wrapping_add(one.offset as u64),
                         rule: rule.name.to_owned(),
                         component: format!("${}", string.name),
-                        value: shown.iter().map(|byte| format!("{byte:02x}")).collect(),
+                        value: crate::image::hex(shown),
                     });
                 }
             }
