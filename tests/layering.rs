@@ -14,7 +14,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("case", &["impound_backends", "progress", "report"]),
     ("acquire", &["impound_backends", "progress", "report", "case"]),
     ("image", &["impound_backends", "progress", "report", "case"]),
-    ("extract", &["report", "image"]),
+    ("extract", &["impound_backends", "report", "image"]),
     ("export", &["impound_backends", "progress", "report", "case", "image"]),
     ("disk", &["impound_backends", "progress", "report", "image"]),
     ("memory", &["progress", "report", "image", "extract"]),
