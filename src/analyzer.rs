@@ -160,7 +160,7 @@ pub static ALL: &[Analyzer] = &[
     linux("linux.pagecache.RecoverFs", "everything that is in memory of files", pagecache::FILES, pagecache::recover)
         .taking(&[Takes::Output])
         .needing(&[Takes::Output]),
-    linux("linux.sockscan", "sockets anywhere in memory, open or not", sockscan::COLUMNS, sockscan::run),
+    linux("linux.sockscan", "sockets anywhere in memory, open or not", sockscan::COLUMNS, sockscan::run).scanning(),
     linux("linux.modxview", "each module, and where it is known", hidden_modules::VIEW, hidden_modules::view),
     linux("linux.check_afinfo", "what is called to list sockets", hooks::AFINFO, hooks::check_afinfo),
     linux("linux.ebpf", "programs of BPF that are loaded", tracing::EBPF, tracing::ebpf),

@@ -2,7 +2,7 @@
 //! What memory does not hold is a gap.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::super::paging::Space;
 use super::super::{Fault, MemoryError, Outcome, Physical};
@@ -13,6 +13,10 @@ use crate::image::{Extent, Kind, ReadAt, ReadError, Why, inside};
 
 /// The most that is written of one range of a program, in bytes: one may claim to be as long as the address space.
 const LONGEST: u64 = 1 << 30;
+
+/// The `struct page` of the first frame, once it was looked for: the same for as long as the kernel runs.
+#[derive(Default, Clone)]
+pub(super) struct FirstPage(OnceLock<u64>);
 
 /// A file's pages.
 pub(super) struct Cached {
@@ -37,6 +41,14 @@ impl Kernel {
     /// The `struct page` of the first frame there is or would be: that of any other is so many of them further on. Each section of
     /// memory tells it, with flags in the lowest bits (`include/linux/mmzone.h`, `section_mem_map`).
     fn page_of_frame_0(&self) -> Outcome<u64> {
+        if let Some(known) = self.first_page.0.get() {
+            return Ok(*known);
+        }
+        let found = self.find_page_of_frame_0()?;
+        Ok(*self.first_page.0.get_or_init(|| found))
+    }
+
+    fn find_page_of_frame_0(&self) -> Outcome<u64> {
         let at = self.symbol("mem_section")?;
         let id = self.types.find("mem_section").ok_or_else(|| MemoryError::NoType("mem_section".to_owned()))?;
         let each = self.types.size(id).max(1);

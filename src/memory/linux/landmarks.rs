@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::scan::{self, Words};
-use super::{Ask, Kernel, psscan};
+use super::{Ask, Kernel, psscan, sockscan};
 
 /// Pointers that tell where a structure is.
 pub(super) struct Landmark {
@@ -18,7 +18,7 @@ pub(super) struct Landmark {
 }
 
 /// All of them.
-static ALL: &[&Landmark] = &[&psscan::TASKS];
+static ALL: &[&Landmark] = &[&psscan::TASKS, &sockscan::SOCKETS, &sockscan::SOCKET_FILES];
 
 /// What the pass found, once there was one.
 #[derive(Default)]

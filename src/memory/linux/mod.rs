@@ -101,6 +101,7 @@ pub struct Kernel {
     pub live: bool,
     paths: Arc<RwLock<HashMap<(Id, &'static str), object::Path>>>,
     landmarks: landmarks::Seen,
+    first_page: content::FirstPage,
     spaces: Mutex<HashMap<u64, Arc<Space>>>,
     of_modules: module_symbols::OfModules,
 }
@@ -194,6 +195,7 @@ impl Kernel {
             live: false,
             paths: Arc::default(),
             landmarks: landmarks::Seen::default(),
+            first_page: content::FirstPage::default(),
             spaces: Mutex::default(),
             of_modules: module_symbols::OfModules::default(),
         }
@@ -218,6 +220,7 @@ impl Kernel {
             refused_types: self.refused_types.clone(),
             paths: Arc::clone(&self.paths),
             landmarks: self.landmarks.clone(),
+            first_page: self.first_page.clone(),
             spaces: Mutex::default(),
             of_modules: module_symbols::OfModules::default(),
             ..*self

@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::super::cells::{address, cell, int, text, uint};
+use super::super::cells::{cell, int, text, uint};
 use super::super::{MemoryError, Outcome};
 use super::{Ask, Kernel, Object, Task, files};
 use crate::report::{Absent, Cell, Column, Rows};
@@ -57,25 +57,33 @@ pub(super) fn sock<'k>(kernel: &'k Kernel, file: &Object<'k>) -> Outcome<MaybeSo
 }
 
 /// The two ends and the state.
-pub(super) struct Ends {
-    pub(super) source: (Cell, Cell),
-    pub(super) destination: (Cell, Cell),
-    pub(super) state: Cell,
+struct Ends {
+    source: (Cell, Cell),
+    destination: (Cell, Cell),
+    state: Cell,
 }
 
 fn row(task: &Task<'_>, number: i64, sock: &Object<'_>) -> Vec<Cell> {
-    let family = sock.u64("__sk_common.skc_family");
-    let kind = sock.u64("sk_type");
-    let protocol = sock.u64("sk_protocol");
-    let inet = matches!(family, Ok(2 | 10));
-    let ends = ends(sock, family.as_ref().copied().unwrap_or(0));
-    vec![
+    let mut cells = vec![
         uint(sock.u64("__sk_common.skc_net.net.ns.inum")),
         text(task.comm()),
         int(task.pid()),
         int(task.tid()),
         Cell::Int(number),
-        address(Ok(sock.at)),
+        Cell::Address(sock.at),
+    ];
+    cells.extend(about(sock));
+    cells
+}
+
+/// Family, type, protocol, both ends, state.
+pub(super) fn about(sock: &Object<'_>) -> [Cell; 8] {
+    let family = sock.u64("__sk_common.skc_family");
+    let kind = sock.u64("sk_type");
+    let protocol = sock.u64("sk_protocol");
+    let inet = matches!(family, Ok(2 | 10));
+    let ends = ends(sock, family.as_ref().copied().unwrap_or(0));
+    [
         cell(family, |family| named(FAMILIES, family)),
         cell(kind, |kind| named(TYPES, kind)),
         if inet { cell(protocol, |protocol| named(PROTOCOLS, protocol)) } else { uint(protocol) },
@@ -89,7 +97,7 @@ fn row(task: &Task<'_>, number: i64, sock: &Object<'_>) -> Vec<Cell> {
 
 const NONE: Cell = Cell::Absent(Absent::NotApplicable);
 
-pub(super) fn ends(sock: &Object<'_>, family: u64) -> Ends {
+fn ends(sock: &Object<'_>, family: u64) -> Ends {
     let state = sock.u64("__sk_common.skc_state");
     match family {
         2 | 10 => inet(sock, family == 10, state),

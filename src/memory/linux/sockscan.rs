@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::super::Outcome;
-use super::super::cells::{cell, some_text, uint};
-use super::super::scan::{Verdict, scan};
-use super::sockets::{self, FAMILIES, PROTOCOLS, TYPES, named};
+use super::super::cells::some_text;
+use super::landmarks::Landmark;
+use super::sockets::{self, FAMILIES, TYPES};
 use super::tracing::type_name;
 use super::{Ask, Kernel, Object};
 use crate::report::{Cell, Column, Rows};
@@ -42,57 +42,43 @@ const FILES: &str = "socket_file_ops";
 /// See the module.
 pub fn run(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
     for (physical, sock) in found(kernel, ask)? {
-        let family = sock.u64("__sk_common.skc_family").unwrap_or(0);
-        let ends = sockets::ends(&sock, family);
-        let protocol = sock.u64("sk_protocol");
-        rows.row(vec![
-            Cell::Address(physical),
-            Cell::Address(sock.at),
-            named(FAMILIES, family),
-            cell(sock.u64("sk_type"), |kind| named(TYPES, kind)),
-            if matches!(family, 2 | 10) { cell(protocol, |number| named(PROTOCOLS, number)) } else { uint(protocol) },
-            ends.source.0,
-            ends.source.1,
-            ends.destination.0,
-            ends.destination.1,
-            ends.state,
-            some_text(filter(kernel, &sock)),
-        ])?;
+        let mut cells = vec![Cell::Address(physical), Cell::Address(sock.at)];
+        cells.extend(sockets::about(&sock));
+        cells.push(some_text(filter(kernel, &sock)));
+        rows.row(cells)?;
     }
     Ok(())
 }
 
+/// Where sockets are.
+pub(super) static SOCKETS: Landmark =
+    Landmark { of: "a socket", words: |kernel| ENDS.iter().filter_map(|name| address(kernel, name)).collect() };
+/// Where open files are that are sockets.
+pub(super) static SOCKET_FILES: Landmark =
+    Landmark { of: "a socket's file", words: |kernel| address(kernel, FILES).into_iter().collect() };
+
+/// The address of a symbol of the kernel or of a module.
+fn address(kernel: &Kernel, name: &str) -> Option<u64> {
+    let of_module = || kernel.module_symbols(&Ask::default()).iter().find(|symbol| symbol.name == name);
+    kernel.symbols.address(name).or_else(|| of_module().map(|symbol| symbol.address))
+}
+
 /// Every socket, by its physical address.
 fn found<'k>(kernel: &'k Kernel, ask: &Ask) -> Outcome<BTreeMap<u64, Object<'k>>> {
-    let of_modules = kernel.module_symbols(ask);
-    let address = |name: &str| {
-        let of_module = || of_modules.iter().find(|symbol| symbol.name == name).map(|symbol| symbol.address);
-        kernel.symbols.address(name).or_else(of_module)
-    };
-    let needles: Vec<(bool, [u8; 8])> = ENDS
-        .iter()
-        .map(|name| (false, *name))
-        .chain([(true, FILES)])
-        .filter_map(|(file, name)| Some((file, address(name)?.to_le_bytes())))
-        .collect();
-    let patterns: Vec<&[u8]> = needles.iter().map(|(_, bytes)| bytes.as_slice()).collect();
-    let aligned =
-        |hit: super::super::scan::Hit, _: &[u8]| if hit.at.is_multiple_of(8) { Verdict::Yes } else { Verdict::No };
-    let (end, operations) = (kernel.offset("sock", "sk_destruct")?, kernel.offset("file", "f_op")?);
+    // A module whose symbols do not read may be the one that ends sockets of a kind: that is told.
+    kernel.module_symbols(ask);
     let base = kernel.direct_map()?;
+    let before = |landmark, member: u64| {
+        let places = kernel.places(landmark, ask).into_iter();
+        places.filter_map(move |at| Some(base.wrapping_add(at.checked_sub(member)?)))
+    };
+    let ended = before(&SOCKETS, kernel.offset("sock", "sk_destruct")?).map(|at| kernel.object("sock", at));
+    let files = before(&SOCKET_FILES, kernel.offset("file", "f_op")?);
+    let opened =
+        files.filter_map(|at| kernel.object("file", at).and_then(|file| sockets::sock(kernel, &file)).ok()??.ok());
     let mut found = BTreeMap::new();
-    for hit in scan(kernel.physical(), &patterns, aligned) {
-        let file = needles.get(hit.pattern).is_some_and(|(file, _)| *file);
-        let place = hit.at.checked_sub(if file { operations } else { end }).map(|place| base.wrapping_add(place));
-        let Some(place) = place else { continue };
-        let sock = if file {
-            match sockets::sock(kernel, &kernel.object("file", place)?) {
-                Ok(Some(Ok(sock))) => sock,
-                _ => continue,
-            }
-        } else {
-            kernel.object("sock", place)?
-        };
+    for sock in ended.chain(opened.map(Ok)) {
+        let sock = sock?;
         if let (true, Ok(mapping)) = (plausible(&sock), kernel.space.translate(sock.at)) {
             found.entry(mapping.physical).or_insert(sock);
         }

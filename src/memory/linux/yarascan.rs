@@ -1,8 +1,7 @@
 //! `linux.vmayarascan` and `yarascan`: where rules of YARA match, in the memory of programs or in all of it.
 //!
-//! The engine is `boreal`, which reads the rules as YARA does and builds in seconds. (VirusTotal's own `yara-x` compiles rules to WebAssembly
-//! and brings a whole compiler with it, which takes longer to build than everything else here together.) It is behind the feature
-//! `yara`: a program without it says so. Rules see a window of memory at a time, not a file: conditions on the size or the beginning of a
+//! The engine is `boreal`, which reads the rules as YARA does. (VirusTotal's own `yara-x` compiles rules to WebAssembly and brings a
+//! whole compiler with it.) It is behind the feature `yara`: a program without it says so. Rules see a window of memory at a time, not a file: conditions on the size or the beginning of a
 //! file mean nothing here.
 
 use super::super::Outcome;
@@ -49,7 +48,7 @@ mod engine {
         Ok(scanner)
     }
 
-    fn matches(scanner: &Scanner, at: u64, bytes: &[u8], own: usize) -> Result<Vec<Match>, String> {
+    fn matches(scanner: &Scanner, at: u64, bytes: &[u8], own: usize, ask: &Ask) -> Result<Vec<Match>, String> {
         let result = scanner.scan_mem(bytes).map_err(|(error, _)| error.to_string())?;
         let mut all = Vec::new();
         for rule in &result.rules {
@@ -65,7 +64,10 @@ mod engine {
                 }
             }
         }
-        all.truncate(MOST);
+        if all.len() > MOST {
+            ask.note(format!("the memory at {at:#x} matches more than {MOST} times, of which the first are told"));
+            all.truncate(MOST);
+        }
         Ok(all)
     }
 
@@ -75,7 +77,7 @@ mod engine {
         let tasks = kernel.processes(ask)?;
         let each = |task: &super::super::Task<'_>| {
             let mut all = Vec::new();
-            vmaregexscan::windows(task, ask, &mut |at, bytes, own| match matches(&scanner, at, bytes, own) {
+            vmaregexscan::windows(task, ask, &mut |at, bytes, own| match matches(&scanner, at, bytes, own, ask) {
                 Ok(found) => all.extend(found),
                 Err(error) => ask.note(format!("the memory at {at:#x} of the task at {:#x}: {error}", task.0.at)),
             });
@@ -95,7 +97,7 @@ mod engine {
     pub(super) fn image(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
         let scanner = scanner(ask)?;
         let (found, _) = strings::everywhere(kernel.physical(), |at, bytes, own| {
-            matches(&scanner, at, bytes, own).unwrap_or_else(|error| {
+            matches(&scanner, at, bytes, own, ask).unwrap_or_else(|error| {
                 ask.note(format!("the memory at physical {at:#x}: {error}"));
                 Vec::new()
             })
