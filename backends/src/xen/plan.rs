@@ -278,7 +278,7 @@ fn commands(survey: &Survey, ways: &[Way], stops: bool) -> Vec<String> {
     }
     for way in ways {
         if let Way::Snapshot { volume, name, bytes } = way {
-            list.push(format!("lvcreate -s -L {bytes}b -n {name} {}/{}", volume.group, volume.name));
+            list.push(format!("lvcreate -A n -s -L {bytes}b -n {name} {}/{}", volume.group, volume.name));
         }
     }
     for way in ways {
@@ -296,7 +296,7 @@ fn commands(survey: &Survey, ways: &[Way], stops: bool) -> Vec<String> {
     }
     for way in ways {
         if let Way::Snapshot { volume, name, .. } = way {
-            list.push(format!("cat /dev/{}/{name}, then lvremove -f {}/{name}", volume.group, volume.group));
+            list.push(format!("cat /dev/{}/{name}, then lvremove -f -A n {}/{name}", volume.group, volume.group));
         }
     }
     list.push("rm of the mark".to_owned());

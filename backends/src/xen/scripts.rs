@@ -97,16 +97,17 @@ pub(super) const LOOK: &str = r#"for path do
     fi
 done"#;
 
-/// `(VG LV NAME BYTES)…`: snapshots, one after the other; the first that fails ends it.
+/// `(VG LV NAME BYTES)…`: snapshots, one after the other; the first that fails ends it. `-A n`, here and where they are removed: LVM would
+/// write copies of what it knows of the group to dom0's disk.
 pub(super) const SNAPSHOT: &str = r#"while [ $# -ge 4 ]; do
-    lvcreate -q -y -s -L "$4b" -n "$3" "$1/$2" >&2 || exit 1
+    lvcreate -q -y -A n -s -L "$4b" -n "$3" "$1/$2" >&2 || exit 1
     shift 4
 done"#;
 
 /// `VG NAME`: removes a snapshot. Who read it may need a moment to let go of it.
 pub(super) const REMOVE: &str = r#"tries=0
 while lvs "$1/$2" >/dev/null 2>&1; do
-    why=$(lvremove -q -f "$1/$2" 2>&1) && exit 0
+    why=$(lvremove -q -f -A n "$1/$2" 2>&1) && exit 0
     tries=$((tries + 1))
     if [ $tries -gt 20 ]; then echo "$why" >&2; exit 1; fi
     sleep 1
@@ -136,7 +137,7 @@ ended "$run"
 if [ "$held" = 1 ] && same "$domain" "$uuid" && paused "$tool" "$domain"; then "$tool" unpause "$domain"; fi
 for snapshot do
     tries=0
-    while lvs "$snapshot" >/dev/null 2>&1 && ! lvremove -q -f "$snapshot" >/dev/null 2>&1 && [ $tries -lt 20 ]; do
+    while lvs "$snapshot" >/dev/null 2>&1 && ! lvremove -q -f -A n "$snapshot" >/dev/null 2>&1 && [ $tries -lt 20 ]; do
         tries=$((tries + 1))
         sleep 1
     done
