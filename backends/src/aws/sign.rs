@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::credentials::{Credentials, Keys};
 use crate::BackendError;
+use crate::wire::hex;
 use crate::wire::http::{Request, Sign, encode};
 
 /// Signs for one service in one region.
@@ -82,10 +83,6 @@ fn mac(key: &[u8], text: &str) -> Vec<u8> {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return Vec::new() };
     mac.update(text.as_bytes());
     mac.finalize().into_bytes().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]

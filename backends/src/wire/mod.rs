@@ -14,6 +14,16 @@ pub mod ssh;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// Lower-case hexadecimal.
+#[cfg(any(feature = "http", feature = "qemu", feature = "ssh"))]
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// One exchange with a hypervisor, as `wire.jsonl` keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireEntry {

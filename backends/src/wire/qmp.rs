@@ -312,7 +312,7 @@ impl Qmp {
                 Line::Reply { id: Some(of), result } if of == id => {
                     entry.answered = Some(Timestamp::now());
                     entry.answer_len = u64::try_from(line.len()).unwrap_or(u64::MAX);
-                    entry.answer_digest = format!("sha256:{}", hex(&Sha256::digest(&line)));
+                    entry.answer_digest = format!("sha256:{}", super::hex(&Sha256::digest(&line)));
                     return result;
                 }
                 // The answer to a command that was given up (time-out, interrupt): nobody waits for it any more.
@@ -430,15 +430,6 @@ fn explain_connect(on: &str, error: &io::Error) -> BackendError {
         io::ErrorKind::ConnectionRefused => told.advise("no QEMU listens there any more; is the VM running?"),
         _ => told,
     }
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

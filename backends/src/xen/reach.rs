@@ -237,7 +237,7 @@ impl Local {
         };
         let ending = ssh::Ending { status: status.code(), signal: status.signal().map(|n| n.to_string()), words };
         let error = (!ending.good()).then(|| ending.told());
-        let digest = self.hasher.finalize_reset().iter().fold("sha256:".to_owned(), |text, b| format!("{text}{b:02x}"));
+        let digest = format!("sha256:{}", crate::wire::hex(&self.hasher.finalize_reset()));
         Arc::clone(&self.access.wire).entry(WireEntry {
             sent: self.sent,
             answered: Some(Timestamp::now()),

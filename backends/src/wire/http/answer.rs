@@ -83,7 +83,7 @@ impl Answer {
 
     /// `sha256:…` of the body.
     pub(super) fn digest(&self) -> String {
-        self.sha256.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+        format!("sha256:{}", crate::wire::hex(&self.sha256))
     }
 
     /// The body as JSON. `to` is what was asked.

@@ -14,7 +14,6 @@ mod line;
 mod login;
 mod pump;
 
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -271,7 +270,7 @@ impl Ssh {
     }
 
     fn noted(&self, said: &str) {
-        let (now, digest) = (Timestamp::now(), hex("sha256:", &Sha256::digest(b"")));
+        let (now, digest) = (Timestamp::now(), format!("sha256:{}", super::hex(&Sha256::digest(b""))));
         let said = format!("ssh {}: {said}", self.0.name);
         self.0.wire.entry(WireEntry {
             sent: now,
@@ -283,13 +282,6 @@ impl Ssh {
             http: None,
         });
     }
-}
-
-fn hex(kind: &str, bytes: &[u8]) -> String {
-    bytes.iter().fold(kind.to_owned(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 async fn blocking(work: impl FnOnce() -> Result<Ssh, BackendError> + Send + 'static) -> Result<Ssh, BackendError> {
@@ -366,7 +358,7 @@ impl Running {
             answered: Some(Timestamp::now()),
             said: format!("ssh {}: {}", self.ssh.0.name, self.said),
             answer_len: self.len,
-            answer_digest: hex("blake3:", self.hasher.finalize().as_bytes()),
+            answer_digest: format!("blake3:{}", self.hasher.finalize().to_hex()),
             error,
             http: None,
         });
