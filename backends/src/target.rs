@@ -219,8 +219,6 @@ pub struct How {
     pub run: String,
     /// Where to go on, for resumable items, by item name. In bytes.
     pub start_at: BTreeMap<String, u64>,
-    /// Leave the snapshot that is made, where the method makes one that lasts.
-    pub keep_snapshot: bool,
     /// The run that began what is gone on with, by item name: it finds what that run left on purpose, as a snapshot.
     pub begun_by: BTreeMap<String, String>,
     /// What only some backends know ([`Backend::options`]), by name.

@@ -43,8 +43,6 @@ pub struct Request {
     pub guardian: Option<PathBuf>,
     /// Go on with unfinished drafts of the same items, and take nothing else if there are any.
     pub resume: bool,
-    /// Leave the snapshot that is made on the hypervisor.
-    pub keep_snapshot: bool,
     /// Earlier exhibits of the same disks: only what changed since is fetched.
     pub since: Vec<PathBuf>,
     /// What only some backends know, by name.
@@ -173,7 +171,6 @@ impl Request {
             holder,
             run: run.to_owned(),
             start_at,
-            keep_snapshot: self.keep_snapshot,
             begun_by,
             options: self.options.clone(),
             since: BTreeMap::new(),

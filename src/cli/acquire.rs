@@ -1,5 +1,6 @@
 //! `impound acquire TARGET… --case DIR`.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -254,13 +255,18 @@ fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> 
         notes: args.note.clone(),
         guardian: std::env::current_exe().ok(),
         resume: args.resume,
-        keep_snapshot: args.keep_snapshot,
         since: args.since.clone(),
-        options: [("lock", &args.lock), ("share", &args.share), ("isolate", &args.isolate)]
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
-            .collect(),
+        options: options(args),
     }
+}
+
+/// What only some backends know; others refuse it.
+fn options(args: &Args) -> BTreeMap<String, String> {
+    let kept = args.keep_snapshot.then(String::new);
+    [("lock", &args.lock), ("share", &args.share), ("isolate", &args.isolate), ("keep-snapshot", &kept)]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
+        .collect()
 }
 
 /// The first signal ends the run in order; further ones change nothing, since an end without order may leave the guest

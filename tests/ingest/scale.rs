@@ -138,7 +138,6 @@ fn how() -> How {
         holder: "a test".into(),
         run: "t".into(),
         start_at: BTreeMap::new(),
-        keep_snapshot: false,
         scratch_there: None,
         begun_by: BTreeMap::new(),
         options: BTreeMap::new(),

@@ -115,6 +115,10 @@ impl Backend for Esx {
         "a double of ours over real OpenSSH and BusyBox, with memory of a real Linux guest; no real ESXi"
     }
 
+    fn options(&self) -> &'static [&'static str] {
+        &[plan::KEEP]
+    }
+
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {
         let (to, patience) = address(uri)?;
         Ok(Box::new(EsxHost { shell: Arc::new(Shell::connect(&to, access).await?), patience }))

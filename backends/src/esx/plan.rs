@@ -6,6 +6,8 @@ use super::snapshot::{is_ours, name_of};
 use super::target::EsxTarget;
 use crate::{BackendError, Consistency, How, Item, ItemKind};
 
+/// The option that leaves the snapshot.
+pub(super) const KEEP: &str = "keep-snapshot";
 /// Space beyond the memory itself that a snapshot needs at least: its state, and a delta that grows. In bytes.
 const BESIDE_MEMORY: u64 = 64 << 20;
 
@@ -116,7 +118,7 @@ impl EsxTarget {
             Way::Suspend => vec![command::suspend(vm).to_string(), command::power_on(vm).to_string()],
             Way::Snapshot { memory } => {
                 let create = command::create_snapshot(vm, &name_of(&how.run), &how.holder, memory).to_string();
-                if how.keep_snapshot { vec![create] } else { vec![create, remove] }
+                if how.options.contains_key(KEEP) { vec![create] } else { vec![create, remove] }
             }
         }
     }

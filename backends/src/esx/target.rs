@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::files::{FileAt, path_of};
 use super::items::{self, Source, Sourced};
-use super::plan::Way;
+use super::plan::{KEEP, Way};
 use super::reading::{self, Read, Reading};
 use super::shell::Shell;
 use super::snapshot::{self, Wanted, Writer, is_ours, name_of};
@@ -303,7 +303,8 @@ impl Target for EsxTarget {
             let act = journal.about_to("suspend the VM", undo.for_journal());
             self.act = Some((act.map_err(|error| BackendError::io("write the journal", &name, &error))?, undo));
         }
-        self.ready = Some(Ready { way, chosen, keep: how.keep_snapshot, name, about: how.holder.clone(), log });
+        self.ready =
+            Some(Ready { way, chosen, keep: how.options.contains_key(KEEP), name, about: how.holder.clone(), log });
         Ok(())
     }
 

@@ -16,7 +16,6 @@ fn how() -> How {
         holder: "a test".into(),
         run: "r1".into(),
         start_at: BTreeMap::new(),
-        keep_snapshot: false,
         begun_by: BTreeMap::new(),
         options: BTreeMap::new(),
         since: BTreeMap::new(),

@@ -19,7 +19,6 @@ fn how(from: u64) -> How {
         holder: "a test".into(),
         run: "t".into(),
         start_at: BTreeMap::from([("disk.img".into(), from)]),
-        keep_snapshot: false,
         begun_by: BTreeMap::new(),
         options: BTreeMap::new(),
         since: BTreeMap::new(),

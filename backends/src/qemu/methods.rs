@@ -298,7 +298,6 @@ mod tests {
             holder: String::new(),
             run: "x".to_owned(),
             start_at: std::collections::BTreeMap::new(),
-            keep_snapshot: false,
             begun_by: std::collections::BTreeMap::new(),
             options: std::collections::BTreeMap::new(),
             since: std::collections::BTreeMap::new(),
