@@ -29,14 +29,15 @@ struct There {
 
 impl There {
     fn boot(spec: &Spec) -> Result<Self> {
-        Self::behind(spec, "")
-    }
-
-    fn behind(spec: &Spec, server: &str) -> Result<Self> {
         let guest = Guest::boot(spec)?;
         let scratch = guest.folder().join("scratch");
         fs::create_dir(&scratch)?;
-        Ok(Self { guest, sshd: Sshd::start(server), scratch })
+        Ok(Self { guest, sshd: Sshd::start(""), scratch })
+    }
+
+    /// The same guest, behind a server with these settings.
+    fn behind(self, server: &str) -> Self {
+        Self { sshd: Sshd::start(server), ..self }
     }
 
     fn target(&self) -> String {
@@ -202,7 +203,7 @@ fn whom_not_to_trust_is_refused_before_anything_is_said_to_qemu() -> Result<()> 
 
 #[test]
 fn what_a_server_forbids_is_named_and_nothing_is_left() -> Result<()> {
-    let there = There::behind(&Spec::new("linux-small"), "AllowTcpForwarding local")?;
+    let there = There::boot(&Spec::new("linux-small"))?.behind("AllowTcpForwarding local");
     let before = there.guest.control().state()?;
     let ran = there.take(&there.case("case"), &["--memory"])?.expect(1)?;
     ran.says("AllowTcpForwarding")?;
@@ -210,9 +211,9 @@ fn what_a_server_forbids_is_named_and_nothing_is_left() -> Result<()> {
     // Disks need no port, and are as good.
     there.take(&there.case("case"), &["--disk", "disk-vdb"])?.expect(0)?;
     there.is_as_found(&before, "disks alone")?;
-    let sockets = There::behind(&Spec::new("linux-small"), "AllowStreamLocalForwarding no")?;
-    sockets.take(&sockets.case("case"), &["--memory"])?.expect(1)?.says("AllowStreamLocalForwarding")?;
-    Ok(())
+    let there = there.behind("AllowStreamLocalForwarding no");
+    there.take(&there.case("case"), &["--memory"])?.expect(1)?.says("AllowStreamLocalForwarding")?;
+    there.is_as_found(&before, "no forwarding of sockets")
 }
 
 #[test]

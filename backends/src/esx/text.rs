@@ -102,8 +102,12 @@ impl<'a> Reader<'a> {
         }
         let Some(rest) = plain.strip_prefix('(') else {
             let quoted = plain.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
-            let word = quoted.unwrap_or(plain);
-            return if word.is_empty() { Err(self.unread("a value", text)) } else { Ok(Value::Word(word.to_owned())) };
+            // Brackets or a field of its own would be an object whose type is missing.
+            let word = quoted.or_else(|| Some(plain).filter(|plain| !plain.contains(['{', '}', '[', ']', '=', '\''])));
+            return match word {
+                Some(word) if !word.is_empty() => Ok(Value::Word(word.to_owned())),
+                _ => Err(self.unread("a value", text)),
+            };
         };
         let Some((kind, opens)) = rest.split_once(')') else { return Err(self.unread("a type in parentheses", text)) };
         let depth = depth.checked_sub(1).ok_or_else(|| self.unread("fewer objects inside each other", text))?;
