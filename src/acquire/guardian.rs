@@ -19,8 +19,9 @@ use crate::case::{Case, CaseError, open_runs};
 const DONE: &[u8] = b"done";
 /// How long it tries, if the hypervisor does not answer at first.
 const TRY_FOR: Duration = Duration::from_secs(300);
-/// Between two tries.
-const TRY_EVERY: Duration = Duration::from_millis(50);
+/// Between the first two tries; twice as long after each, to this.
+const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The guardian of a run, seen from the run.
 pub(super) struct Guardian(Child);
@@ -59,7 +60,7 @@ pub fn stand_guard(case: &Path, run: &str, access: &Access) -> Result<Vec<String
         return Ok(Vec::new());
     }
     let case = Case::open(case)?;
-    let begun = Instant::now();
+    let (begun, mut pause) = (Instant::now(), PAUSE);
     loop {
         let found = open_runs(&case)?.into_iter().find(|open| open.run == run);
         let Some(open) = found else { return Ok(Vec::new()) };
@@ -70,11 +71,11 @@ pub fn stand_guard(case: &Path, run: &str, access: &Access) -> Result<Vec<String
         if !open.alive {
             match undo(&open.target, &urgent, access) {
                 Err(error) if begun.elapsed() > TRY_FOR => return Err(error.into()),
-                Err(_) => {}
+                Err(_) => pause = (pause * 2).min(LONGEST_PAUSE),
                 Ok(did) => return Ok(did),
             }
         }
-        std::thread::sleep(TRY_EVERY);
+        std::thread::sleep(pause);
     }
 }
 

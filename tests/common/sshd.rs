@@ -47,8 +47,10 @@ impl Sshd {
         // A server that runs as root wants this folder.
         let _ = fs::create_dir_all("/run/sshd");
         let config = format!(
-            "{extra}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n\
+            "{extra}\nSetEnv HOME={}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 1000\nSubsystem sftp internal-sftp\n",
+            // What the shell of whoever runs this test does first is no part of it.
+            folder.path().display(),
             at("host").display(),
             at("authorized").display(),
         );

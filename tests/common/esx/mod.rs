@@ -96,7 +96,13 @@ impl Esx {
         // Not BusyBox's: that takes its own `dd` and `sha256sum`, whatever PATH says.
         let shell = found("sh");
         symlink(&shell, bin.join("sh")).unwrap();
-        let host = format!("#!{} -SE\n{}", python(), include_str!("host.py"));
+        // A module, which Python compiles once.
+        fs::write(home.join("host.py"), include_str!("host.py")).unwrap();
+        let host = format!(
+            "#!{} -SE\nimport sys\nsys.path.insert(0, {:?})\nimport host\n",
+            python(),
+            home.display().to_string()
+        );
         for tool in ["vim-cmd", "esxcli", "dd"] {
             executable(&bin.join(tool), &host);
         }
