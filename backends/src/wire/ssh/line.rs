@@ -106,6 +106,11 @@ impl Line {
         self.inward.from == self.inward.to && !self.remote_ended && !self.closing
     }
 
+    /// Something that comes from the other machine would be of use: bytes, or the word that the channel is closed there too.
+    pub(super) fn is_listening(&self) -> bool {
+        self.is_hungry() || self.closing
+    }
+
     /// Sees to it that a read will not grant anything by itself, and that enough is under way. Tells whether it may be read.
     fn grant(&mut self) -> Result<bool, Over> {
         let window = self.channel.read_window();

@@ -267,7 +267,7 @@ impl Pump {
         longest = throttled.map_or(longest, |wait| wait.min(longest));
         let directions = self.session.block_directions();
         // What nobody can take stays in the kernel.
-        let hungry = self.lines.is_empty() || !self.waiting.is_empty() || self.lines.iter().any(Line::is_hungry);
+        let hungry = self.lines.is_empty() || !self.waiting.is_empty() || self.lines.iter().any(Line::is_listening);
         let listening = throttled.is_none() && hungry;
         let mut flags = if listening { PollFlags::IN } else { PollFlags::empty() };
         if matches!(directions, BlockDirections::Outbound | BlockDirections::Both) {
