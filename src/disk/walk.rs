@@ -64,6 +64,14 @@ pub fn walk<E: From<ReadError>>(
     Ok(())
 }
 
+/// One file that was named by its path or number, as if a directory had told of it.
+pub fn alone(fs: &dyn Filesystem, inode: u64, path: Vec<u8>) -> Result<Found, ReadError> {
+    let (node, readable) = fs.look(inode)?;
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+    let entry = Entry { name, inode, kind: node.kind, state: State::Allocated, source: "named" };
+    Ok(Found { path, entry, node: Ok(node), readable })
+}
+
 /// A directory that is to be entered.
 struct Waiting {
     directory: u64,

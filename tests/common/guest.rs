@@ -23,10 +23,10 @@ use tempfile::TempDir;
 use super::control::Control;
 
 /// Three seconds on two quiet cores without KVM; a busy machine has been seen to take twenty times as long.
-const READY_WITHIN: Duration = Duration::from_secs(300);
+const READY_WITHIN: Duration = Duration::from_secs(150);
 const READY: &str = "impound-guest ready";
-/// What QEMU or the guest's kernel say when a boot ends through no doing of ours.
-const ENDED_EARLY: [&str; 2] = ["Assertion", "IO-APIC + timer doesn't work"];
+/// How it is told that a boot came to nothing through no doing of ours: by QEMU, by the guest's kernel, or by nobody.
+const ENDED_EARLY: [&str; 3] = ["Assertion", "IO-APIC + timer doesn't work", "the guest to be ready"];
 
 /// What to boot. Start from [`Spec::new`] and change fields.
 #[derive(Debug, Clone)]
@@ -101,8 +101,8 @@ impl Guest {
     /// Boots and waits until everything the fixture promises is in place.
     ///
     /// QEMU 10.0 without KVM was seen to abort while a guest boots (`iotlb_to_section`, a race of its own, before impound has
-    /// said a word to it), and kernels to give up because the timer of a busy machine came too late for them; a boot that ends so is
-    /// begun anew, twice at most, and said.
+    /// said a word to it), kernels to give up because the timer of a busy machine came too late for them, and a guest to stand still
+    /// before its first word; a boot that ends so is begun anew, twice at most, and said.
     pub fn boot(spec: &Spec) -> Result<Self> {
         for _ in 0..2 {
             match Self::boot_once(spec) {

@@ -71,3 +71,37 @@ fn a_file_in_a_partition_is_addressed_by_name_and_number_and_the_backup_gpt_is_u
         assert_eq!(found.numbered(2).unwrap().name.as_deref(), Some("data"));
     }
 }
+
+/// Two file systems with a file of the same name: each is extracted under the name of its volume. A file that is named is listed
+/// and extracted alone.
+#[test]
+fn files_of_several_volumes_stay_apart_and_one_that_is_named_comes_alone() {
+    let temp = folder();
+    let image = sfdisk(temp.path(), "label: gpt\nstart=2048,size=32768\nstart=34816,size=32768\n");
+    let mut raw = std::fs::read(&image).unwrap();
+    for (number, at) in [("first", 2048), ("second", 34816)] {
+        let (tree, part) = (temp.path().join(number), temp.path().join(format!("{number}.img")));
+        std::fs::create_dir(&tree).unwrap();
+        std::fs::write(tree.join("same"), number).unwrap();
+        make(&part, &["-t", "ext4"], &tree, "16M");
+        let bytes = std::fs::read(&part).unwrap();
+        raw[at * 512..at * 512 + bytes.len()].copy_from_slice(&bytes);
+    }
+    std::fs::write(&image, raw).unwrap();
+    let extract = |inside: &str, into: &str| {
+        let (from, out) = (format!("{}{inside}", image.display()), temp.path().join(into));
+        let (_, code) = impound(["disk", &from, "extract", "-o", &out.to_string_lossy()]);
+        assert_eq!(code, 0, "{inside}");
+        out.join("files")
+    };
+    let both = extract("", "both");
+    assert_eq!(std::fs::read_to_string(both.join("p1/same")).unwrap(), "first");
+    assert_eq!(std::fs::read_to_string(both.join("p2/same")).unwrap(), "second");
+    let one = extract(":p2:/same", "one");
+    assert_eq!(std::fs::read_to_string(one.join("same")).unwrap(), "second");
+    assert_eq!(std::fs::read_dir(&one).unwrap().count(), 1);
+    let named = format!("{}:p2:/same", image.display());
+    let (rows, code) = impound(["--format", "json", "disk", &named, "ls"]);
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).unwrap();
+    assert_eq!((rows.len(), &rows[0]["path"], &rows[0]["size"], code), (1, &"/same".into(), &6.into(), 0));
+}

@@ -69,24 +69,32 @@ pub(super) fn descriptor(text: &str) -> Result<Descriptor, String> {
         if let Some(value) = line.strip_prefix("parentFileNameHint=") {
             found.parent = Some(value.trim_matches('"').to_owned());
         }
-        let mut words = line.split_whitespace();
-        if !matches!(words.next(), Some("RW" | "RDONLY" | "NOACCESS")) {
+        if !matches!(line.split_whitespace().next(), Some("RW" | "RDONLY" | "NOACCESS")) {
             continue;
         }
-        let kind = words.nth(1).unwrap_or_default().to_owned();
-        let name = line.split_once('"').and_then(|(_, rest)| Some(rest.rsplit_once('"')?.0));
-        let Some(name) = name.filter(|name| !kind.is_empty() && !name.is_empty()) else {
-            return Err(format!("expected an extent with a type and a name, found \"{}\"", short(line)));
+        let Some(extent) = extent(line) else {
+            return Err(format!("expected an extent with a length, a type and a name, found \"{}\"", short(line)));
         };
         if found.extents.len() >= EXTENTS {
             return Err(format!("expected at most {EXTENTS} extents"));
         }
-        found.extents.push((kind, name.to_owned()));
+        found.extents.push(extent);
     }
     if found.extents.is_empty() {
         return Err("expected an extent, found none".to_owned());
     }
     Ok(found)
+}
+
+/// Type and file of an extent: `RW 6144 VMFS "web01-flat.vmdk"`. Bytes of some types are said to begin behind an offset, which
+/// comes last.
+fn extent(line: &str) -> Option<(String, String)> {
+    let (head, rest) = line.split_once('"')?;
+    let (name, _) = rest.rsplit_once('"')?;
+    let words: Vec<_> = head.split_whitespace().collect();
+    let [_, sectors, kind] = *words.as_slice() else { return None };
+    sectors.parse::<u64>().ok().filter(|_| !name.is_empty())?;
+    Some((kind.to_owned(), name.to_owned()))
 }
 
 /// The disks that the devices of a VM name, with their files as they are now.

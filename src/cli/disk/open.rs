@@ -13,7 +13,7 @@ use super::super::context::Context;
 use super::super::exit::UsageError;
 use super::super::image::OpenArgs;
 use crate::disk::address::{Address, Inside};
-use crate::disk::fs::{self, Filesystem, Lost, Subvolume};
+use crate::disk::fs::{self, FileKind, Filesystem, Lost, Subvolume};
 use crate::disk::volume::luks::Passphrase;
 use crate::disk::volume::{self, Beside, Use, Volume, Volumes};
 use crate::disk::walk::{self, Found, How};
@@ -117,6 +117,11 @@ fn with_inner(
     Ok(all)
 }
 
+fn is_directory(mounted: &Mounted, inode: u64) -> bool {
+    // What cannot be read is told by whoever walks it.
+    mounted.fs.node(inode).map_or(true, |node| node.kind == Some(FileKind::Directory))
+}
+
 impl Disk {
     pub(super) fn open(text: &OsStr, how: &OpenArgs, beside: &BesideArgs, no_journal: bool) -> Result<Self> {
         let address = Address::parse(text, |name| Path::new(name).exists());
@@ -213,29 +218,33 @@ impl Disk {
         Ok((mounted, inode, path))
     }
 
-    /// Hands every file to `take`: below what was named, or of all volumes. Tells whether all could be read.
+    /// Where [`Disk::each`] begins, and whether all file systems that were asked for could be opened.
+    pub(super) fn starts(&self, context: &Context) -> Result<(Vec<(Mounted, u64, Vec<u8>)>, bool)> {
+        if self.address.inside.is_some() {
+            return Ok((vec![self.one(context)?], true));
+        }
+        let (mounted, whole) = self.mounted(context)?;
+        let from_root = |mounted: Mounted| {
+            let root = mounted.fs.root();
+            (mounted, root, b"/".to_vec())
+        };
+        Ok((mounted.into_iter().map(from_root).collect(), whole))
+    }
+
+    /// Hands every file to `take`: those below what was named, or that itself if it is no directory; else those of all volumes.
+    /// Tells whether all could be read.
     pub(super) fn each(
         &self,
         how: How,
         context: &Context,
         take: &mut dyn FnMut(&Mounted, Found) -> Result<()>,
     ) -> Result<bool> {
-        let (all, mut whole) = if self.address.inside.is_some() {
-            (vec![self.one(context)?], true)
-        } else {
-            let (mounted, whole) = self.mounted(context)?;
-            (
-                mounted
-                    .into_iter()
-                    .map(|m| {
-                        let root = m.fs.root();
-                        (m, root, b"/".to_vec())
-                    })
-                    .collect(),
-                whole,
-            )
-        };
-        for (mounted, inode, path) in all {
+        let (starts, mut whole) = self.starts(context)?;
+        for (mounted, inode, path) in starts {
+            if self.address.inside.is_some() && !is_directory(&mounted, inode) {
+                take(&mounted, walk::alone(mounted.fs.as_ref(), inode, path)?)?;
+                continue;
+            }
             let mut odd = |line: String| {
                 whole = false;
                 context.say(&format!("{}: {}", mounted.label, printable(&line)));

@@ -69,28 +69,28 @@ fn put(tree: &mut Tree, fs: &dyn Filesystem, (path, own): (&[u8], &[u8]), node: 
     Ok(())
 }
 
+/// A path of one of several file systems begins with the name of its volume.
+fn in_volume(label: &str, path: &[u8]) -> Vec<u8> {
+    [b"/", label.as_bytes(), path].concat()
+}
+
 pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result<Exit> {
-    let (mounted, inode, path) = disk.one(context)?;
-    let node = mounted.fs.node(inode)?;
+    let (starts, _) = disk.starts(context)?;
     let mut tree = args.tree()?;
-    let mut whole = true;
-    if node.kind == Some(FileKind::Directory) {
-        let task = context.progress().count("extracting", "files", None);
-        whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
-            task.add(1);
-            let Found { path, entry, node, .. } = found;
-            let node = match node {
-                Ok(node) => node,
-                Err(error) => return tree.unread(&path, entry.inode, &error),
-            };
-            if node.kind == Some(FileKind::Directory) {
-                tree.folder(&path)?;
-            }
-            put(&mut tree, mounted.fs.as_ref(), (&path, &entry.name), &node)
-        })?;
-    } else {
-        put(&mut tree, mounted.fs.as_ref(), (&path, last(&path)), &node)?;
-    }
+    let task = context.progress().count("extracting", "files", None);
+    let whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
+        task.add(1);
+        let Found { path, entry, node, .. } = found;
+        let path = if starts.len() > 1 { in_volume(&mounted.label, &path) } else { path };
+        let node = match node {
+            Ok(node) => node,
+            Err(error) => return tree.unread(&path, entry.inode, &error),
+        };
+        if node.kind == Some(FileKind::Directory) {
+            tree.folder(&path)?;
+        }
+        put(&mut tree, mounted.fs.as_ref(), (&path, &entry.name), &node)
+    })?;
     context.say(&tree.end()?);
     Ok(exit(whole && tree.counts.good()))
 }
@@ -115,7 +115,7 @@ pub(super) fn recover(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
         for lost in all {
             task.add(1);
             let path = lost.path.clone().unwrap_or_else(|| format!("/#{}", lost.node.inode).into_bytes());
-            let path = [b"/", label.as_bytes(), &path].concat();
+            let path = in_volume(&label, &path);
             let more = json!({
                 "source": lost.source, "state": lost.state.name(), "confidence": lost.confidence.name(),
                 "blocks": lost.blocks, "reused": lost.reused, "taken_by": takers(&owners, &lost),
