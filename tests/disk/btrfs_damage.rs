@@ -8,9 +8,9 @@ use impound::disk::fs::{self as disk, Filesystem, Options};
 use impound::disk::walk::find;
 use impound::image::{InMemory, ReadAt, ReadError};
 
-use crate::btrfs::{make, noise, text};
+use crate::btrfs::{make, noise, sync, text};
 use crate::damage::{explore, flip};
-use crate::kit::{bytes, folder, read};
+use crate::kit::{bytes, folder, mounted, read};
 
 /// A small file system that needed no mount, as bytes.
 fn small(at: &Path, args: &[&str], size: u64) -> Vec<u8> {
@@ -84,6 +84,38 @@ fn a_block_that_does_not_fit_its_checksum_is_a_gap_and_a_second_copy_is_used() {
         let mut rest = vec![0; 300_000 - 45_056];
         content.read_at(45_056, &mut rest).unwrap();
         assert!(rest == want[45_056..]);
+    }
+}
+
+/// LZO has no checksum of its own: a changed literal unpacks to other bytes without a word.
+#[test]
+fn a_compressed_extent_that_does_not_fit_its_checksum_is_a_gap() {
+    let temp = folder();
+    let image = temp.path().join("image");
+    make(&image, &["-d", "single"], 128 << 20);
+    let literal = b"a literal that LZO leaves as it is, 0123456789";
+    let done = mounted(&image, "loop,compress-force=lzo", &temp.path().join("at"), |root| {
+        fs::write(root.join("packed"), [&literal[..], &[b'a'; 50_000]].concat()).unwrap();
+        sync(root);
+    });
+    if !done {
+        return;
+    }
+    let mut image = fs::read(image).unwrap();
+    let places: Vec<_> = (0..image.len() - 64).filter(|at| image[*at..].starts_with(&literal[..40])).collect();
+    let [place] = *places.as_slice() else { panic!("it is at {places:x?}") };
+    let content = |image: &[u8]| {
+        let fs = opened(image).unwrap();
+        fs.content(find(fs.as_ref(), b"/packed").unwrap()).unwrap()
+    };
+    assert!(read(content(&image).as_ref()).starts_with(literal));
+    image[place + 5] ^= 1;
+    match content(&image).read_at(0, &mut [0; 64]) {
+        Err(ReadError::Gap { at: 0, len: 1.., why }) => {
+            let why = impound::image::reason(&why);
+            assert!(why.contains("crc32c checksum"), "{why}");
+        }
+        other => panic!("{other:?}"),
     }
 }
 
