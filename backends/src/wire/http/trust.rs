@@ -46,7 +46,8 @@ impl FromStr for Fingerprint {
 
     /// 64 hexadecimal digits, in any case, as they are or with a colon after each pair, as `openssl x509 -fingerprint` prints them.
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("{text:?} is no SHA-256: expected 64 hexadecimal digits, or 32 pairs with colons between");
+        let refuse =
+            || format!("{text:?} is no SHA-256: expected 64 hexadecimal digits, or 32 pairs with colons between");
         let pairs: Vec<&str> = if text.contains(':') {
             text.split(':').collect()
         } else {
@@ -90,7 +91,9 @@ impl Trust {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let roots = match pin {
             Some(_) => None,
-            None => Some(Arc::new(rustls_platform_verifier::Verifier::new(Arc::clone(&provider)).map_err(failed)?) as _),
+            None => {
+                Some(Arc::new(rustls_platform_verifier::Verifier::new(Arc::clone(&provider)).map_err(failed)?) as _)
+            }
         };
         Ok(Self(Arc::new(Verifier { pin, roots, provider, met: Mutex::default() })))
     }
