@@ -208,7 +208,7 @@ fn a_cut_answer_is_asked_for_again() -> Result<()> {
     let bench = Bench::new(8);
     let large = content((13 << 20) + 512, 3);
     bench.esx.add_disk(2001, "persistent", &large);
-    bench.wrong(&json!({ "cut": ["_1-flat.vmdk", [1_000_000, 0, 1, 4_194_303]] }));
+    bench.wrong(&json!({ "cut": ["_1-flat.vmdk", [1_000_000, 0, 1, 999_999]] }));
     bench.acquire(&["--disk", "disk1"])?.expect(0)?;
     assert!(fs::read(bench.exhibit("disk1.1").image())? == large);
     let asked = bench.asked("_1-flat.vmdk");
