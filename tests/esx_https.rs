@@ -246,10 +246,10 @@ fn a_block_that_cannot_be_read_is_a_gap() -> Result<()> {
 fn an_answer_that_is_not_the_part_is_refused() -> Result<()> {
     let bench = Bench::new(8);
     for (what, words) in [
-        ("whole", "does not give parts"),
-        ("moved", "expected bytes=0-3145727, found bytes=512-3146239"),
-        ("short", "expected 3145728 bytes, found 3145727"),
-        ("shrunk", "expected a Content-Range"),
+        ("whole", "gives no parts of it"),
+        ("moved", "bytes=512-3146239 in place of bytes=0-3145727"),
+        ("short", "3145727 bytes in place of 3145728"),
+        ("shrunk", "the Content-Range"),
     ] {
         bench.wrong(&json!({ what: "-flat.vmdk" }));
         let rows = bench.acquire(&["--disk", "disk0"])?.expect(3)?.rows()?;

@@ -196,7 +196,7 @@ impl Browser {
 /// A part is what it says, or it is none. Being asked to come later is nobody's failure.
 fn judge(part: Part, end: u64, answer: &Answer) -> Verdict {
     match answer.status {
-        200 => Verdict::Bad("HTTP 200, which is all of the file; the host does not give parts of it".to_owned()),
+        200 => Verdict::Bad("all of the file (HTTP 200): the host gives no parts of it".to_owned()),
         206 => match part.check(answer.header("content-range"), answer.body.len() as u64, end) {
             Ok(()) => Verdict::Done,
             Err(why) => Verdict::Bad(why),

@@ -335,7 +335,10 @@ impl Target for EsxTarget {
         }
         let id = facts.pointer("/snapshot/id").and_then(Json::as_u64);
         let writer = if matches!(way, Way::Snapshot { .. }) { Writer::Snapshot(id) } else { Writer::Suspending };
-        facts["transport"] = self.browser.as_ref().map_or_else(|| json!({ "by": "ssh" }), |browser| browser.told());
+        let transport = self.browser.as_ref().map_or_else(|| json!({ "by": "ssh" }), |browser| browser.told());
+        if let Some(facts) = facts.as_object_mut() {
+            facts.insert("transport".to_owned(), transport);
+        }
         let readings = self.sources(chosen, writer, way).await?;
         Ok(self.start(readings, way, &facts))
     }

@@ -103,7 +103,7 @@ class Browser(http.server.BaseHTTPRequestHandler):
         with lock:
             used["cut"] = used.get("cut", 0) + bool(lives)
             cut = dict(enumerate(lives, 1)).get(used["cut"])
-        self.say(206, body, [("Content-Range", f"bytes {first + moved}-{last + moved}/{size}")], cut)
+        self.say(206, body, [("Content-Range", f"bytes {first + moved}-{last + moved}/{size + moved}")], cut)
 
     def say(self, status, body, headers=(), cut=None):
         body = body if isinstance(body, bytes) else body.encode()

@@ -18,24 +18,24 @@ impl Part {
     }
 
     /// Bytes in it.
-    pub fn len(self) -> u64 {
+    pub fn bytes(self) -> u64 {
         (self.last - self.first).saturating_add(1)
     }
 
-    /// Says what is wrong with an answer that claims to be this part of something of at least `least` bytes.
+    /// Sees that an answer is this part of something of at least `least` bytes; else says what was found instead.
     pub fn check(self, content_range: Option<&str>, body: u64, least: u64) -> Result<(), String> {
-        let given = content_range.ok_or("expected a Content-Range, found none")?;
+        let given = content_range.ok_or("no Content-Range")?;
         let Some((part, total)) = content(given) else {
-            return Err(format!("expected a Content-Range, found {given:?}"));
+            return Err(format!("the Content-Range {given:?}"));
         };
         if part != self {
-            return Err(format!("expected {self}, found {part}"));
+            return Err(format!("{part} in place of {self}"));
         }
         if let Some(total) = total.filter(|total| *total < least) {
-            return Err(format!("expected at least {least} bytes in all, found {total}"));
+            return Err(format!("a file of only {total} bytes: it shrank while it was read"));
         }
-        if body != self.len() {
-            return Err(format!("expected {} bytes, found {body}", self.len()));
+        if body != self.bytes() {
+            return Err(format!("{body} bytes in place of {}", self.bytes()));
         }
         Ok(())
     }
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn an_answer_must_be_the_part_that_was_asked_for() {
         let part = Part::new(4096, 100).unwrap();
-        assert_eq!((part.to_string().as_str(), part.len()), ("bytes=4096-4195", 100));
+        assert_eq!((part.to_string().as_str(), part.bytes()), ("bytes=4096-4195", 100));
         let check = |given: &str| part.check(Some(given), 100, 5000);
         for good in ["bytes 4096-4195/5000", "Bytes 4096-4195/*", " bytes  4096-4195/6000 "] {
             assert_eq!(check(good), Ok(()), "{good}");
@@ -96,7 +96,7 @@ mod tests {
     fn a_part_has_at_least_a_byte_and_an_end() {
         assert_eq!(Part::new(7, 0), None);
         assert_eq!(Part::new(u64::MAX, 2), None);
-        assert_eq!(Part::new(u64::MAX, 1).map(Part::len), Some(1));
-        assert_eq!(Part::new(0, u64::MAX).map(Part::len), Some(u64::MAX));
+        assert_eq!(Part::new(u64::MAX, 1).map(Part::bytes), Some(1));
+        assert_eq!(Part::new(0, u64::MAX).map(Part::bytes), Some(u64::MAX));
     }
 }

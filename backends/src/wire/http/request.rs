@@ -168,7 +168,7 @@ impl Request {
     #[must_use]
     pub fn part(mut self, part: Part) -> Self {
         self.part = Some(part);
-        self.limit = part.len().max(WORDS);
+        self.limit = part.bytes().max(WORDS);
         self.header("range", part.to_string())
     }
 
