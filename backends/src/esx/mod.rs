@@ -4,14 +4,20 @@
 //! disks from the files under that snapshot, which nobody writes while it is there. All of it is read with `dd`, file by file,
 //! as it lies there, and `sha256sum` of the host is a second witness. At the end that snapshot is removed, and no other.
 //!
+//! With `files=https` in the address, bytes of files come by the host's datastore browser instead (`browser.rs`, `fetch.rs`), and all else
+//! as before.
+//!
 //! Which commands are sent, and when: `command.rs` and `docs/esx.md`. What the host says is hostile: notes and host names of
 //! guests are printed among its own words (`text.rs`, `listing.rs`).
 //!
 //! Tested against a double of ours (`tests/common/esx`): a real OpenSSH, BusyBox, and `vim-cmd` and `esxcli` rebuilt after public
 //! texts of 6.x to 8.x; never against a real ESXi. Memory in its snapshots is that of a real guest.
 
+mod address;
+mod browser;
 pub(crate) mod command;
 mod disks;
+mod fetch;
 mod files;
 mod items;
 mod listing;
@@ -31,15 +37,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::wire::ssh::Destination;
 use crate::{Access, Backend, BackendError, Finding, Host, Target, TargetSummary, Uri};
+use address::{Address, Https};
 use shell::Shell;
 use snapshot::Writer;
 use survey::{Listed, Summary, Survey, TOOLS, tools, vms};
 use target::EsxTarget;
-
-/// How long a snapshot or a change of power may take unless said: an hour holds a terabyte of memory on a slow datastore.
-const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// The `esx+ssh` backend.
 #[derive(Debug)]
@@ -82,25 +85,6 @@ pub fn read(kind: &str, bytes: &[u8]) -> Result<(), String> {
 /// The kinds of answer that [`read`] knows.
 pub const KINDS: &[&str] = &["object", "table", "volumes", "snapshots", "descriptor", "state"];
 
-/// `//root@esx1` and what follows a question mark: `patience=SECONDS`.
-fn address(uri: &Uri) -> Result<(Destination, Duration), BackendError> {
-    let refuse = |why: String| {
-        BackendError::caller("read the address of a host", uri.to_string(), why)
-            .advise("it looks like esx+ssh://root@esx1#web01")
-    };
-    let (rest, query) = uri.rest.split_once('?').unwrap_or((&uri.rest, ""));
-    let (to, path) = Destination::parse(rest)?;
-    if !matches!(path, "" | "/") {
-        return Err(refuse(format!("a host has no path {path:?}")));
-    }
-    let mut patience = PATIENCE;
-    for word in query.split('&').filter(|word| !word.is_empty()) {
-        let seconds = word.strip_prefix("patience=").and_then(|seconds| seconds.parse().ok());
-        patience = Duration::from_secs(seconds.ok_or_else(|| refuse(format!("{word:?} is no patience=SECONDS")))?);
-    }
-    Ok((to, patience))
-}
-
 #[async_trait]
 impl Backend for Esx {
     fn scheme(&self) -> &'static str {
@@ -120,8 +104,8 @@ impl Backend for Esx {
     }
 
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {
-        let (to, patience) = address(uri)?;
-        Ok(Box::new(EsxHost { shell: Arc::new(Shell::connect(&to, access).await?), patience }))
+        let Address { to, patience, https } = address::read(uri)?;
+        Ok(Box::new(EsxHost { shell: Arc::new(Shell::connect(&to, access).await?), patience, https }))
     }
 
     async fn checkup(&self, uri: Option<&Uri>, access: &Access) -> Vec<Finding> {
@@ -132,12 +116,12 @@ impl Backend for Esx {
             found: error.to_string(),
             fix: error.advice.clone(),
         };
-        let shell = match address(uri) {
-            Ok((to, _)) => Shell::connect(&to, access).await,
+        let logged_in = match address::read(uri) {
+            Ok(address) => Shell::connect(&address.to, access).await.map(|shell| (shell, address.https)),
             Err(error) => Err(error),
         };
-        let shell = match shell {
-            Ok(shell) => shell,
+        let (shell, https) = match logged_in {
+            Ok(logged_in) => logged_in,
             Err(error) => return vec![bad(format!("log in at {}", uri.rest), &error)],
         };
         let there = match tools(&shell).await {
@@ -153,6 +137,10 @@ impl Backend for Esx {
             fix: None,
         }));
         findings.extend(volumes.err().map(|error| bad("datastores".to_owned(), &error)));
+        if let Some(how) = https {
+            let found = pages(&shell, &how).await;
+            findings.push(found.unwrap_or_else(|error| bad("datastore browser".to_owned(), &error)));
+        }
         findings
     }
 }
@@ -169,9 +157,20 @@ fn tool(name: &str, about: &str, there: &[String]) -> Finding {
     }
 }
 
+/// Can files come by HTTPS?
+async fn pages(shell: &Shell, how: &Https) -> Result<Finding, BackendError> {
+    let browser = shell.browser(how, &[]).await?;
+    browser.hello().await?;
+    let (what, found) = ("datastore browser".to_owned(), browser.told());
+    let text = |key: &str| found.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    let found = format!("{}, certificate {}, by {}", text("from"), text("certificate_sha256"), text("trusted_by"));
+    Ok(Finding { what, good: true, found, fix: None })
+}
+
 struct EsxHost {
     shell: Arc<Shell>,
     patience: Duration,
+    https: Option<Https>,
 }
 
 #[async_trait]
@@ -192,7 +191,7 @@ impl Host for EsxHost {
     async fn open(&mut self, vm: Option<&str>) -> Result<Box<dyn Target>, BackendError> {
         let id = self.find(vm).await?;
         let survey = Survey::of(&self.shell, id).await?;
-        Ok(Box::new(EsxTarget::new(Arc::clone(&self.shell), survey, self.patience)))
+        Ok(Box::new(EsxTarget::new(Arc::clone(&self.shell), survey, self.patience, self.https.clone())))
     }
 }
 
@@ -238,26 +237,4 @@ impl EsxHost {
 
 fn is_uuid(text: &str) -> bool {
     text.len() == 36 && text.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_names_a_host_and_perhaps_how_long_to_wait() {
-        let read =
-            |text: &str| address(&text.parse().unwrap()).map(|(to, patience)| (to.to_string(), patience.as_secs()));
-        assert_eq!(read("esx+ssh://root@esx1#web 01").unwrap(), ("root@esx1".to_owned(), 3600));
-        assert_eq!(read("esx+ssh://esx1:2222?patience=5#12").unwrap(), ("esx1:2222".to_owned(), 5));
-        for bad in [
-            "esx+ssh:esx1",
-            "esx+ssh://esx1/vmfs",
-            "esx+ssh://esx1?patience=x",
-            "esx+ssh://esx1?wait=5",
-            "esx+ssh://-o",
-        ] {
-            assert!(read(bad).is_err(), "{bad}");
-        }
-    }
 }

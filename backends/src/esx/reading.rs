@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::browser::Browser;
 use super::command::{self, BLOCK};
+use super::fetch;
 use super::files::FileAt;
 use super::listing::{self, short};
 use super::shell::Shell;
@@ -27,8 +29,17 @@ pub(super) struct Read {
     pub(super) problems: Vec<String>,
 }
 
-/// Reads them all. `by`: the host can take digests, and is called this.
-pub(super) async fn all(shell: Arc<Shell>, queue: Vec<(Reading, Out)>, by: Option<String>) -> Read {
+/// How they are reached.
+pub(super) struct Ways {
+    pub(super) shell: Arc<Shell>,
+    /// Bytes come by HTTPS.
+    pub(super) browser: Option<Arc<Browser>>,
+    /// The host can take digests, and is called this.
+    pub(super) digests: Option<String>,
+}
+
+/// Reads them all.
+pub(super) async fn all(ways: Ways, queue: Vec<(Reading, Out)>) -> Read {
     let mut read = Read::default();
     for (reading, out) in queue {
         let file = match reading.file {
@@ -40,11 +51,14 @@ pub(super) async fn all(shell: Arc<Shell>, queue: Vec<(Reading, Out)>, by: Optio
                 continue;
             }
         };
-        let came = stream::copy(&shell, &file, &out).await;
+        let came = match &ways.browser {
+            Some(browser) => fetch::copy(browser, &file, &out).await,
+            None => stream::copy(&ways.shell, &file, &out).await,
+        };
         // Files of the configuration go on changing while the VM runs.
-        let witness = by.as_ref().filter(|_| reading.item.kind != ItemKind::Config);
+        let witness = ways.digests.as_ref().filter(|_| reading.item.kind != ItemKind::Config);
         match (came, witness) {
-            (Ok(Came::Whole), Some(by)) => match digest(&shell, &file).await {
+            (Ok(Came::Whole), Some(by)) => match digest(&ways.shell, &file).await {
                 Ok(sha256) => read.witnesses.push(Witness { item: reading.item.name, by: by.clone(), sha256 }),
                 Err(error) => read.problems.push(error.to_string()),
             },

@@ -5,7 +5,9 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-use super::listing::short;
+use super::address::Https;
+use super::browser::Browser;
+use super::listing::{Volume, short};
 use super::text::{self, Value};
 use crate::wire::ssh::{Answer, Command, Destination, Running, Ssh};
 use crate::{Access, BackendError, Kind};
@@ -30,6 +32,11 @@ impl Shell {
     /// The host, as it was written.
     pub(super) fn name(&self) -> String {
         self.to.to_string()
+    }
+
+    /// The pages of the same host.
+    pub(super) async fn browser(&self, how: &Https, volumes: &[Volume]) -> Result<Browser, BackendError> {
+        Browser::new(&self.to, how, &self.access, volumes).await
     }
 
     /// The connection, made anew if it broke. A host that refuses us is not asked again.

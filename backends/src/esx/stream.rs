@@ -18,7 +18,7 @@ const BREAKS: u32 = 8;
 /// How often a block is tried that the host cannot read.
 const BLOCK_TRIES: u32 = 2;
 /// Blocks that cannot be read, after which the rest of a file is given up.
-const BAD_BLOCKS: u32 = 256;
+pub(super) const BAD_BLOCKS: u32 = 256;
 
 pub(super) type Out = Sender<Result<Piece, BackendError>>;
 
@@ -196,7 +196,7 @@ fn words(ending: &Ending) -> String {
 }
 
 /// Zeros are not carried around.
-fn piece(at: u64, bytes: Bytes) -> Piece {
+pub(super) fn piece(at: u64, bytes: Bytes) -> Piece {
     if bytes.iter().all(|byte| *byte == 0) {
         Piece::Zero { at, len: bytes.len() as u64 }
     } else {

@@ -10,10 +10,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::address::Https;
+use super::browser::Browser;
 use super::files::{FileAt, path_of};
 use super::items::{self, Source, Sourced};
 use super::plan::{KEEP, Way};
-use super::reading::{self, Read, Reading};
+use super::reading::{self, Read, Reading, Ways};
 use super::shell::Shell;
 use super::snapshot::{self, Wanted, Writer, is_ours, name_of};
 use super::survey::Survey;
@@ -45,6 +47,9 @@ pub(super) struct EsxTarget {
     shell: Arc<Shell>,
     pub(super) survey: Survey,
     patience: Duration,
+    /// Files come by HTTPS, and how.
+    https: Option<Https>,
+    browser: Option<Arc<Browser>>,
     ready: Option<Ready>,
     /// What is open in the journal.
     act: Option<(ActId, EsxUndo)>,
@@ -57,9 +62,18 @@ pub(super) struct EsxTarget {
 }
 
 impl EsxTarget {
-    pub(super) fn new(shell: Arc<Shell>, survey: Survey, patience: Duration) -> Self {
-        let (ready, act, kept, reading, took) = (None, None, None, None, None);
-        Self { shell, survey, patience, ready, act, kept, reading, pauses: Vec::new(), took }
+    pub(super) fn new(shell: Arc<Shell>, survey: Survey, patience: Duration, https: Option<Https>) -> Self {
+        let (browser, ready, act, kept, reading, took) = (None, None, None, None, None, None);
+        Self { shell, survey, patience, https, browser, ready, act, kept, reading, pauses: Vec::new(), took }
+    }
+
+    /// Logs in at the host's pages, if files come from there.
+    async fn open_browser(&mut self) -> Result<(), BackendError> {
+        let Some(how) = &self.https else { return Ok(()) };
+        let browser = self.shell.browser(how, &self.survey.volumes).await?;
+        browser.check(&self.survey.vmx).await?;
+        self.browser = Some(Arc::new(browser));
+        Ok(())
     }
 
     /// Makes the snapshot, and answers its number and what it wrote.
@@ -200,8 +214,9 @@ impl EsxTarget {
             });
             queue.push((reading, out));
         }
-        let by = self.survey.has("sha256sum").then(|| format!("sha256sum of {}", self.shell.name()));
-        self.reading = Some(tokio::spawn(reading::all(Arc::clone(&self.shell), queue, by)));
+        let digests = self.survey.has("sha256sum").then(|| format!("sha256sum of {}", self.shell.name()));
+        let ways = Ways { shell: Arc::clone(&self.shell), browser: self.browser.clone(), digests };
+        self.reading = Some(tokio::spawn(reading::all(ways, queue)));
         captures
     }
 
@@ -293,6 +308,7 @@ impl Target for EsxTarget {
         self.check_space(way)?;
         let name = name_of(&how.run);
         self.check_claim(&name)?;
+        self.open_browser().await?;
         if way != Way::Read {
             snapshot::quiet(&self.shell, self.survey.vm.id).await?;
         }
@@ -319,6 +335,10 @@ impl Target for EsxTarget {
         }
         let id = facts.pointer("/snapshot/id").and_then(Json::as_u64);
         let writer = if matches!(way, Way::Snapshot { .. }) { Writer::Snapshot(id) } else { Writer::Suspending };
+        let transport = self.browser.as_ref().map_or_else(|| json!({ "by": "ssh" }), |browser| browser.told());
+        if let Some(facts) = facts.as_object_mut() {
+            facts.insert("transport".to_owned(), transport);
+        }
         let readings = self.sources(chosen, writer, way).await?;
         Ok(self.start(readings, way, &facts))
     }

@@ -483,4 +483,10 @@ def read_badly(words, bad):
             sys.stdout.buffer.write(file.read(size))
 
 
-{"vim-cmd": vim_cmd, "esxcli": esxcli, "dd": dd}[os.path.basename(sys.argv[0])](sys.argv[1:])
+def browser(args):
+    import browser as pages
+
+    pages.serve(args)
+
+
+{"vim-cmd": vim_cmd, "esxcli": esxcli, "dd": dd, "browser": browser}[os.path.basename(sys.argv[0])](sys.argv[1:])

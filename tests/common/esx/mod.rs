@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "this is test code")]
 
+pub mod browser;
 pub mod said;
 
 use std::fs;
@@ -98,11 +99,7 @@ impl Esx {
         symlink(&shell, bin.join("sh")).unwrap();
         // A module, which Python compiles once.
         fs::write(home.join("host.py"), include_str!("host.py")).unwrap();
-        let host = format!(
-            "#!{} -SE\nimport sys\nsys.path.insert(0, {:?})\nimport host\n",
-            python(),
-            home.display().to_string()
-        );
+        let host = calls_host(home);
         for tool in ["vim-cmd", "esxcli", "dd"] {
             executable(&bin.join(tool), &host);
         }
@@ -241,6 +238,12 @@ fn found(tool: &str) -> PathBuf {
 fn python() -> String {
     let told = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
     String::from_utf8(told.expect("python3 is needed").stdout).unwrap().trim().to_owned()
+}
+
+/// A program of the host: `host.py` sees by which name it was called.
+fn calls_host(home: &Path) -> String {
+    let home = home.display().to_string();
+    format!("#!{} -SE\nimport sys\nsys.path.insert(0, {home:?})\nimport host\n", python())
 }
 
 fn executable(path: &Path, text: &str) {

@@ -8,14 +8,17 @@
 //! What failed is tried again after a random part of a time that doubles (full jitter). Being throttled is no failure: it
 //! is waited out for as long as [`Rules::patience`] lasts, and a [`Gate`] narrows until the provider is content.
 //!
-//! TLS is rustls with the system's roots; the environment's proxies are used.
+//! TLS is rustls with the system's roots, or with one certificate that is pinned ([`Trust`]); the environment's proxies are used
+//! unless [`Rules::direct`] says otherwise.
 
 mod answer;
 mod gate;
+mod range;
 mod request;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod trust;
 pub mod xml;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,8 +31,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use answer::{Answer, Verdict, by_status};
 pub use gate::{Gate, Inside};
+pub use range::Part;
 pub use request::{Method, Request, Text, encode};
 pub use retry::Rules;
+pub use trust::{Fingerprint, Refusal, Trust};
 
 use crate::wire::rate::Rate;
 use crate::{BackendError, HttpAnswer, Kind, WireEntry, WireLog};
@@ -113,22 +118,18 @@ impl Http {
     pub fn new(wire: Arc<dyn WireLog>, rules: Rules, roots: &[u8]) -> Result<Self, BackendError> {
         // The second one to install it finds it there, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let failed = |error: reqwest::Error| {
-            BackendError::new(Kind::Io, "make an HTTP client", "TLS", chain(&error.without_url()))
-        };
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("impound/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(rules.connect_within)
-            .read_timeout(rules.silence);
-        if rules.direct {
-            builder = builder.no_proxy();
-        }
+        let mut builder = builder(&rules);
         if !roots.is_empty() {
-            let roots = reqwest::Certificate::from_pem_bundle(roots).map_err(failed)?;
+            let roots = reqwest::Certificate::from_pem_bundle(roots).map_err(unmade)?;
             builder = roots.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
         }
-        Ok(Self { client: builder.build().map_err(failed)?, wire, rules, rate: None })
+        Ok(Self { client: builder.build().map_err(unmade)?, wire, rules, rate: None })
+    }
+
+    /// A client for one server, whose certificate `trust` decides about.
+    pub fn trusting(wire: Arc<dyn WireLog>, rules: Rules, trust: &Trust) -> Result<Self, BackendError> {
+        let builder = builder(&rules).tls_backend_preconfigured(trust.config()?).https_only(true);
+        Ok(Self { client: builder.build().map_err(unmade)?, wire, rules, rate: None })
     }
 
     /// Takes no more than so many bytes a second, over all that runs at once.
@@ -245,14 +246,16 @@ impl Http {
         let told = |error: reqwest::Error| chain(&error.without_url());
         let mut response = self.client.execute(request.build()?).await.map_err(told)?;
         let mut answer = Answer::new(response.status().as_u16(), response.headers());
-        let most = request.limit;
-        if response.content_length().is_some_and(|len| len > most) {
+        // All of it was not asked for, and is not read.
+        let unasked = request.part.is_some() && answer.status == 200;
+        let most = if unasked { 0 } else { request.limit };
+        if !unasked && response.content_length().is_some_and(|len| len > most) {
             return Err(format!("the answer announces more than {most} bytes"));
         }
         let announced = response.content_length().unwrap_or(0).min(most);
         let mut body = Vec::with_capacity(usize::try_from(announced).unwrap_or(0));
         let mut digest = Sha256::new();
-        while let Some(chunk) = response.chunk().await.map_err(told)? {
+        while !unasked && let Some(chunk) = response.chunk().await.map_err(told)? {
             if (body.len() as u64).saturating_add(chunk.len() as u64) > most {
                 return Err(format!("the answer is longer than {most} bytes"));
             }
@@ -264,6 +267,20 @@ impl Http {
         answer.body = body.into();
         Ok(answer)
     }
+}
+
+/// What all clients have in common.
+fn builder(rules: &Rules) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("impound/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(rules.connect_within)
+        .read_timeout(rules.silence);
+    if rules.direct { builder.no_proxy() } else { builder }
+}
+
+fn unmade(error: reqwest::Error) -> BackendError {
+    BackendError::new(Kind::Io, "make an HTTP client", "TLS", chain(&error.without_url()))
 }
 
 fn end(request: &Request, tried: Tried, verdict: Verdict, failures: u32) -> Result<Answer, BackendError> {

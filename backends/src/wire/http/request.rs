@@ -2,6 +2,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::Part;
 use crate::Secret;
 
 /// What RFC 3986 section 2.3 leaves as it is.
@@ -10,6 +11,8 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b
 const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
 /// Longest answer of an ordinary call, in bytes.
 const LIMIT: u64 = 32 << 20;
+/// Longest refusal that is read where a short answer is expected, in bytes.
+const WORDS: u64 = 64 << 10;
 /// Longest part of a body that the log shows, in bytes.
 const SHOWN: usize = 4096;
 
@@ -124,6 +127,8 @@ pub struct Request {
     pub body: Option<Text>,
     /// Longest answer to take, in bytes.
     pub limit: u64,
+    /// Only this part of it is asked for. An answer that is all of it (status 200) is then not read.
+    pub part: Option<Part>,
     /// The answer holds a secret: not even its digest is written down.
     pub answer_is_secret: bool,
 }
@@ -140,6 +145,7 @@ impl Request {
             headers: Vec::new(),
             body: None,
             limit: LIMIT,
+            part: None,
             answer_is_secret: false,
         }
     }
@@ -156,6 +162,14 @@ impl Request {
     pub fn header(mut self, name: &'static str, value: impl Into<Text>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// Asks for a part only, and for no longer an answer, words of a refusal aside.
+    #[must_use]
+    pub fn part(mut self, part: Part) -> Self {
+        self.part = Some(part);
+        self.limit = part.bytes().max(WORDS);
+        self.header("range", part.to_string())
     }
 
     /// Gives it a body.
@@ -196,7 +210,7 @@ impl Request {
         format!("{}{}", self.origin, self.encoded_path())
     }
 
-    /// As the log has it: method, address and body, secrets left out.
+    /// As the log has it: method, address, part and body, secrets left out.
     pub(super) fn shown(&self) -> String {
         let mut text = format!("{} {}", self.method.name(), self.place());
         for (n, (name, value)) in self.query.iter().enumerate() {
@@ -207,6 +221,9 @@ impl Request {
                 Text::Plain(value) => text.push_str(&encode(value)),
                 Text::Secret(_) => text.push_str(value.shown()),
             }
+        }
+        if let Some(part) = self.part {
+            text.push_str(&format!(" Range: {part}"));
         }
         if let Some(body) = &self.body {
             text.push(' ');

@@ -109,6 +109,26 @@ impl Answer {
     }
 }
 
+/// Who and where a destination is, once the configuration was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// User.
+    pub user: String,
+    /// Name or address.
+    pub host: String,
+    /// It is reached by way of other machines.
+    pub by_way: bool,
+}
+
+/// What the configuration of SSH makes of a destination, for what reaches the same machine otherwise.
+///
+/// # Errors
+/// As for a connection whose configuration cannot be read, or names what impound does not do.
+pub fn place(to: &Destination, access: &Access) -> Result<Place, BackendError> {
+    let login = config::login(to, access.ssh_config.as_deref())?;
+    Ok(Place { user: login.user, host: login.host, by_way: !login.jumps.is_empty() })
+}
+
 impl Ssh {
     /// Connects and logs in, by way of the machines that the configuration names.
     pub async fn connect(to: &Destination, access: &Access) -> Result<Self, BackendError> {
