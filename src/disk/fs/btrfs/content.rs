@@ -109,7 +109,7 @@ impl Content {
             What::Stored(extent) => {
                 let mut packed = vec![0; us(extent.len.min(LONGEST))];
                 let good = self.pool.sectors(extent.at, &mut packed, &self.sums(extent.at, extent.len));
-                if let Some(index) = good.iter().position(|good| !good).filter(|_| false) {
+                if let Some(index) = good.iter().position(|good| !good) {
                     return Err(self.pool.why(extent.at.saturating_add(index as u64 * self.pool.sb.sector)));
                 }
                 (packed, extent.packing, extent.content, extent.from)
