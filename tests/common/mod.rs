@@ -11,6 +11,7 @@
     reason = "this is test code: what is not there should fail the test"
 )]
 
+pub mod agent;
 pub mod control;
 pub mod counter;
 pub mod deltas;

@@ -164,7 +164,9 @@ fn serve(listener: &TcpListener, wire: &Arc<Wire>, config: &Path) {
         }
         let (ours, theirs) = pair();
         // Small packets go at once, as they do without this wire between.
-        [&client, &ours, &theirs].map(|end| end.set_nodelay(true).expect("no wire"));
+        for end in [&client, &ours, &theirs] {
+            end.set_nodelay(true).expect("no wire");
+        }
         let (stdin, stdout): (OwnedFd, OwnedFd) = (theirs.try_clone().expect("no descriptor").into(), theirs.into());
         let log =
             fs::File::options().create(true).append(true).open(config.with_file_name("sshd.log")).expect("no log");

@@ -5,6 +5,7 @@
 //! (`disks`); both of one instant. Every change has its inverse in `undo`, written into the case's journal before it is
 //! made.
 
+pub mod agent;
 mod assemble;
 mod config;
 mod dial;
@@ -21,6 +22,7 @@ mod pieces;
 mod pipe;
 mod place;
 mod plan;
+mod quiesce;
 mod registers;
 mod session;
 mod snapshot;
@@ -66,6 +68,10 @@ impl Backend for Qemu {
 
     fn tested_against(&self) -> &'static str {
         "QEMU 7.2 and 10.0 (TCG, pc and q35), real Linux guests"
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &[quiesce::QUIESCE]
     }
 
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {

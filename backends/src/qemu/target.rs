@@ -12,6 +12,7 @@ use super::disks::Disks;
 use super::flatview::MemoryMap;
 use super::held::{Paused, Physical};
 use super::methods::{self, MemoryMethod};
+use super::quiesce::QUIESCE;
 use super::session::Session;
 use super::snapshot::Snapshot;
 use super::spool::Spool;
@@ -140,6 +141,15 @@ impl QemuTarget {
         }
     }
 
+    /// Is there an agent that can do what is asked of it?
+    async fn probe_agent(&mut self) -> Result<(), BackendError> {
+        match self.session.probe_agent().await {
+            // Another run has it, and to claim the VM will say whose.
+            Err(_) if holder(&mut *self.session.qmp().await).await.is_some() => Ok(()),
+            other => other,
+        }
+    }
+
     async fn prepare_memory(
         &mut self,
         how: &How,
@@ -188,8 +198,14 @@ impl QemuTarget {
         let Some(Machine::There(there)) = &self.session.machine else { return Ok(()) };
         let way = match self.session.dial() {
             Dial::Socket { .. } => return Ok(()),
-            Dial::Ssh { path, .. } => Way::Socket(path.clone()),
-            Dial::Libvirt { daemon, domain } => Way::Libvirt(daemon.over_there(), domain.clone()),
+            Dial::Ssh { path, .. } => {
+                Way::Socket { monitor: path.clone(), agent: self.session.channel.socket().map(ToOwned::to_owned) }
+            }
+            Dial::Libvirt { daemon, domain } => Way::Libvirt {
+                daemon: daemon.over_there(),
+                domain: domain.clone(),
+                thaws: self.session.channel.is_ready(),
+            },
         };
         // Without a way to speak to QEMU over there the responder was warned.
         if watchman::possible(&Machine::There(there.clone()), way.kind()).await.is_err() {
@@ -272,6 +288,9 @@ impl Target for QemuTarget {
     async fn prepare(&mut self, items: &[Item], how: &How, journal: &mut dyn Journal) -> Result<(), BackendError> {
         // Everything that can be refused beforehand is refused before the VM is touched.
         plan::make(&self.survey, items, how)?;
+        if how.options.contains_key(QUIESCE) {
+            self.probe_agent().await?;
+        }
         self.claim(how, journal).await?;
         #[cfg(feature = "ssh")]
         self.post_watchman(items, how).await?;
@@ -350,21 +369,27 @@ impl Target for QemuTarget {
             Err(error) => format!("unknown: {}", error.why),
         };
         let pauses = self.session.pauses().await;
+        let (quiesced, lapsed) = self.session.channel.end();
+        problems.extend(lapsed);
         let mut left = kept_descriptors(&mut *self.session.qmp().await).await;
         left.extend(
             self.session.written().iter().map(|what| format!("nothing any more, but this was written: {what}")),
         );
-        Ok(Finished { pauses, stall, left, state, problems, guest_unsure, ..Finished::default() })
+        Ok(Finished { pauses, stall, quiesced, left, state, problems, guest_unsure, ..Finished::default() })
     }
 
     async fn recover(&mut self, undo: &[Undo]) -> Result<Vec<String>, BackendError> {
-        let mut told = Vec::new();
+        let (mut told, mut asleep) = (Vec::new(), None);
         for undo in undo {
             let undo = QemuUndo::from_journal(undo)?;
-            undo.apply(&mut *self.session.qmp().await, self.session.machine.as_ref()).await?;
-            told.push(undo.say());
+            match self.session.take_back(&undo).await {
+                // An agent that does not answer is no reason to leave anything else behind.
+                Err(error) if undo == QemuUndo::FileSystems => asleep = Some(error),
+                other => other.map(|()| told.push(undo.say()))?,
+            }
         }
-        Ok(told)
+        self.session.channel.end();
+        asleep.map_or(Ok(told), Err)
     }
 
     fn freezer(&mut self) -> Option<&mut dyn Freeze> {
@@ -388,7 +413,14 @@ impl Live for QemuTarget {
 impl Freeze for QemuTarget {
     async fn freeze(&mut self, journal: &mut dyn Journal) -> Result<(), BackendError> {
         let running = self.survey.running;
+        // Both before either: to write them down takes time.
+        if self.session.channel.is_ready() {
+            self.session.about_to(journal, "freeze the guest's file systems", QemuUndo::FileSystems)?;
+        }
         self.session.about_to(journal, "stop the guest", QemuUndo::RunState { running })?;
+        if self.session.channel.is_ready() {
+            self.session.channel.freeze().await?;
+        }
         if running {
             let sent = Timestamp::now();
             self.session.qmp().await.run(&qapi::qmp::stop {}).await?;
@@ -404,7 +436,8 @@ impl Freeze for QemuTarget {
             self.session.saw("RESUME", Timestamp::now());
         }
         self.thawed.send_replace(true);
-        self.session.undo(journal, |undo| matches!(undo, QemuUndo::RunState { .. })).await
+        let file_systems = self.session.thaw_file_systems(journal).await;
+        self.session.undo(journal, |undo| matches!(undo, QemuUndo::RunState { .. })).await.and(file_systems)
     }
 }
 
