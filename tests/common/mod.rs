@@ -25,5 +25,6 @@ pub mod memory;
 pub mod pages;
 pub mod run;
 pub mod sshd;
+pub mod there;
 pub mod vmsn;
 pub mod xen;
