@@ -156,7 +156,7 @@ fn a_guest_without_a_channel_is_refused_and_so_are_hypervisors_that_know_no_agen
     let ran = run(&["acquire", &guest.target(), "--quiesce", "--case", &case, "--disk", "all"])?.expect(1)?;
     ran.says("no port named org.qemu.guest_agent.0")?.says("leave --quiesce out")?;
     nothing_is_left(&guest, &before, "no channel")?;
-    run(&["acquire", "fake:#web01", "--quiesce", "--case", &case])?.expect(1)?.says("knows no --quiesce")?;
+    run(&["acquire", "fake:web01", "--quiesce", "--case", &case])?.expect(1)?.says("knows no --quiesce")?;
     Ok(())
 }
 

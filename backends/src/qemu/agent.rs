@@ -74,14 +74,11 @@ impl Agent {
             let (said, id) = self.say_sync().await?;
             self.hear_sync(said, id).await?;
         }
-        let info = self.ask("guest-info", ANSWERS).await?;
-        let about = about(&info).map_err(|why| self.refused(why))?;
+        // The state first: one that has frozen something says that it cannot freeze.
         let status = self.ask(STATUS, ANSWERS).await?;
-        match status.as_str() {
-            Some("thawed") => Ok(about),
-            Some("frozen") => Err(self.refused("they are frozen already, by somebody else")),
-            _ => Err(self.refused(format!("it tells no state of them: {}", words(&status.to_string())))),
-        }
+        state(&status).map_err(|why| self.refused(why))?;
+        let info = self.ask("guest-info", ANSWERS).await?;
+        about(&info).map_err(|why| self.refused(why))
     }
 
     /// Freezes all that can be frozen. Answers how many file systems that were. After an error they may be frozen.
@@ -266,6 +263,15 @@ fn is_sync(line: &[u8], id: u64) -> bool {
     reply(line).is_ok_and(|answer| answer.as_u64() == Some(id))
 }
 
+/// Is nothing frozen?
+fn state(status: &Value) -> Result<(), String> {
+    match status.as_str() {
+        Some("thawed") => Ok(()),
+        Some("frozen") => Err("they are frozen already, by somebody else".to_owned()),
+        _ => Err(format!("it tells no state of them: {}", words(&status.to_string()))),
+    }
+}
+
 /// Can it freeze, and who is it?
 fn about(info: &Value) -> Result<About, String> {
     let info = Info::deserialize(info).map_err(|e| format!("what it says of itself is not as it should be: {e}"))?;
@@ -298,11 +304,8 @@ pub fn parse(bytes: &[u8]) -> Result<(), String> {
     let mut replies = Replies { bytes: bytes.to_vec() };
     let mut next = |delimited| replies.next(delimited)?.ok_or_else(|| "an answer has no end".to_owned());
     while !is_sync(&next(true)?, 7) {}
+    state(&reply(&next(false)?)?)?;
     about(&reply(&next(false)?)?)?;
-    let status = reply(&next(false)?)?;
-    if status.as_str() != Some("thawed") {
-        return Err(format!("the state is {}", words(&status.to_string())));
-    }
     frozen(&reply(&next(false)?)?)?;
     reply(&next(false)?).map(drop)
 }

@@ -7,6 +7,7 @@
 
 pub mod agent;
 mod assemble;
+mod captures;
 mod config;
 mod dial;
 mod disks;
@@ -67,7 +68,7 @@ impl Backend for Qemu {
     }
 
     fn tested_against(&self) -> &'static str {
-        "QEMU 7.2 and 10.0 (TCG, pc and q35), real Linux guests"
+        "QEMU 7.2 and 10.0 (TCG, pc and q35), real Linux guests, qemu-ga 7.2"
     }
 
     fn options(&self) -> &'static [&'static str] {

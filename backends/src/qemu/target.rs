@@ -19,10 +19,10 @@ use super::spool::Spool;
 use super::stall::StallWatch;
 use super::survey::{DiskFound, Survey};
 use super::undo::{self, CLAIM, QemuUndo, holder};
-use super::{config, live, plan, registers};
+use super::{captures, config, live, plan, registers};
 use crate::wire::qmp::Qmp;
 use crate::{
-    BackendError, Capture, Consistency, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Kind, Live, LiveMemory,
+    BackendError, Capture, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Kind, Live, LiveMemory,
     PieceStream, Plan, Region, Target, Undo, WireLog,
 };
 
@@ -292,6 +292,10 @@ impl Target for QemuTarget {
             self.probe_agent().await?;
         }
         self.claim(how, journal).await?;
+        if how.options.contains_key(QUIESCE) && !self.session.channel.is_ready() {
+            // Whoever had it let go between the two.
+            self.session.probe_agent().await?;
+        }
         #[cfg(feature = "ssh")]
         self.post_watchman(items, how).await?;
         let mut wanted = Vec::new();
@@ -336,12 +340,12 @@ impl Target for QemuTarget {
                     let taken = memory.take();
                     let (method, map, facts, pieces) = taken.ok_or_else(|| twice(&item))?;
                     let held = method.holds_guest() && self.survey.place.is_none();
-                    memory_capture(item, (method, held), &map, facts, pieces, self.survey.running)
+                    captures::memory(item, (method, held), &map, facts, pieces, self.survey.running)
                 }
                 ItemKind::Disk => {
                     let at = disks.iter().position(|(disk, _)| disk.name == item.name).ok_or_else(|| twice(&item))?;
                     let (disk, pieces) = disks.swap_remove(at);
-                    disk_capture(item, &disk, pieces, self.survey.running)
+                    captures::disk(item, &disk, pieces, self.survey.running)
                 }
                 ItemKind::Container => config::container(item)?,
                 ItemKind::Config => config::capture(item, &self.survey),
@@ -467,45 +471,4 @@ async fn snapshot_failure(qmp: &mut Qmp) -> Option<String> {
 
 fn twice(item: &Item) -> BackendError {
     BackendError::caller("capture", &item.name, "it was asked for twice")
-}
-
-fn memory_capture(
-    item: Item,
-    (method, holds_guest): (MemoryMethod, bool),
-    map: &MemoryMap,
-    facts: Value,
-    pieces: PieceStream,
-    running: bool,
-) -> Capture {
-    Capture {
-        method: method.name(),
-        len: map.len,
-        regions: map.regions(),
-        consistency: if running { method.consistency() } else { Consistency::Instantaneous },
-        holds_guest,
-        item,
-        facts,
-        pieces,
-    }
-}
-
-fn disk_capture(item: Item, disk: &DiskFound, pieces: PieceStream, running: bool) -> Capture {
-    let facts = json!({ "node": disk.node, "file": disk.file, "format": disk.format, "read_only": disk.read_only });
-    Capture {
-        method: if disk.read_only { "export" } else { "fleece" },
-        len: disk.size,
-        regions: (disk.size > 0)
-            .then(|| Region { at: 0, len: disk.size, name: disk.name.clone() })
-            .into_iter()
-            .collect(),
-        consistency: if running && !disk.read_only {
-            Consistency::QuasiInstantaneous
-        } else {
-            Consistency::Instantaneous
-        },
-        holds_guest: false,
-        item,
-        facts,
-        pieces,
-    }
 }

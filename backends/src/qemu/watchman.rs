@@ -137,7 +137,7 @@ done
 case $way in
 virsh)
     for line; do timeout 60 virsh -c "$uri" qemu-monitor-command "$socket" "$line"; done
-    [ -z "$agent" ] || for _ in 1 2 3; do timeout 60 virsh -c "$uri" domfsthaw "$socket" && break; done
+    [ -z "$agent" ] || for _ in 1 2 3; do timeout 60 virsh -c "$uri" domfsthaw "$socket" && break; sleep 1; done
     ;;
 python3) exec python3 -c '
 import socket, sys, time
