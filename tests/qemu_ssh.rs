@@ -10,8 +10,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::counter::{Memory, Record};
 use common::agent::{Between, Does, channel, only_its_disk_stands_still, wait_for_state, writes};
+use common::counter::{Memory, Record};
 use common::guest::{Spec, wait_until};
 use common::killer::complete_is_complete;
 use common::run::{Exhibit, Ran, holds, run, sha256sum};

@@ -208,7 +208,11 @@ impl Replies {
             }
             let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') else {
                 let len = self.bytes.len();
-                return if len > LINE_MAX { Err(format!("a line of more than {LINE_MAX} bytes came")) } else { Ok(None) };
+                return if len > LINE_MAX {
+                    Err(format!("a line of more than {LINE_MAX} bytes came"))
+                } else {
+                    Ok(None)
+                };
             };
             let rest = self.bytes.split_off(end.saturating_add(1));
             let mut line = std::mem::replace(&mut self.bytes, rest);
@@ -316,7 +320,8 @@ mod tests {
 
     #[test]
     fn what_was_said_to_others_is_passed_over() {
-        let mut replies = Replies { bytes: b"{\"return\": 1}\nhalf a li\xff\xff{\"return\": 7}\n{\"return\": 2}\n".to_vec() };
+        let mut replies =
+            Replies { bytes: b"{\"return\": 1}\nhalf a li\xff\xff{\"return\": 7}\n{\"return\": 2}\n".to_vec() };
         let line = replies.next(true).unwrap().unwrap();
         assert!(is_sync(&line, 7) && !is_sync(&line, 8));
         assert_eq!(replies.next(false).unwrap().unwrap(), b"{\"return\": 2}");

@@ -69,7 +69,11 @@ impl Channel {
     /// Freezes. After an error they may be frozen, and have to be thawed.
     pub(super) async fn freeze(&mut self) -> Result<(), BackendError> {
         let Some(agent) = &mut self.agent else {
-            return Err(BackendError::caller("freeze the guest's file systems", "its agent", "it was not asked before"));
+            return Err(BackendError::caller(
+                "freeze the guest's file systems",
+                "its agent",
+                "it was not asked before",
+            ));
         };
         let begun = Timestamp::now();
         let file_systems = agent.freeze().await.map_err(without)?;
@@ -152,7 +156,8 @@ impl Channel {
             #[cfg(feature = "ssh")]
             Some(Machine::There(there)) => there.control.socket(&path).await,
         };
-        let agent = Agent::over(connected?, format!("the guest's agent at {}", path.escape_debug()), false, self.wire.clone());
+        let agent =
+            Agent::over(connected?, format!("the guest's agent at {}", path.escape_debug()), false, self.wire.clone());
         self.socket = Some(path);
         Ok(agent)
     }
@@ -217,14 +222,18 @@ fn path_of(filename: &str) -> Result<String, String> {
         options.filter(|options| ["", "=on"].contains(options)).map(|_| path)
     });
     let path = path.filter(|path| path.starts_with('/'));
-    let path = path.ok_or_else(|| format!("its agent is at `{plain}`, which is no socket that could be connected to"))?;
+    let path =
+        path.ok_or_else(|| format!("its agent is at `{plain}`, which is no socket that could be connected to"))?;
     if free { Ok(path.to_owned()) } else { Err(format!("somebody else speaks to the agent ({plain})")) }
 }
 
 /// The commands, for a plan: around the stop.
 pub(super) fn commands() -> [String; 2] {
     [
-        format!("guest-fsfreeze-freeze: through the guest's agent, asked within {} s whether it can", ANSWERS.as_secs()),
+        format!(
+            "guest-fsfreeze-freeze: through the guest's agent, asked within {} s whether it can",
+            ANSWERS.as_secs()
+        ),
         "guest-fsfreeze-thaw: the guest's file systems are let go".to_owned(),
     ]
 }
@@ -238,7 +247,9 @@ mod tests {
         assert_eq!(path_of("disconnected:unix:/run/a.sock,server=on"), Ok("/run/a.sock".to_owned()));
         assert_eq!(path_of("disconnected:unix:/run/a,server.sock,server"), Ok("/run/a,server.sock".to_owned()));
         assert!(path_of("unix:/run/a.sock,server=on").unwrap_err().contains("somebody else"));
-        for other in ["pty:/dev/pts/3", "disconnected:unix:/run/a.sock", "disconnected:tcp:127.0.0.1:7,server=on", "", "null"] {
+        for other in
+            ["pty:/dev/pts/3", "disconnected:unix:/run/a.sock", "disconnected:tcp:127.0.0.1:7,server=on", "", "null"]
+        {
             assert!(path_of(other).unwrap_err().contains("no socket"), "{other}");
         }
         assert!(path_of("disconnected:unix:relative,server=on").is_err());

@@ -22,8 +22,8 @@ use super::undo::{self, CLAIM, QemuUndo, holder};
 use super::{captures, config, live, plan, registers};
 use crate::wire::qmp::Qmp;
 use crate::{
-    BackendError, Capture, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Kind, Live, LiveMemory,
-    PieceStream, Plan, Region, Target, Undo, WireLog,
+    BackendError, Capture, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Kind, Live, LiveMemory, PieceStream,
+    Plan, Region, Target, Undo, WireLog,
 };
 
 /// A VM behind a monitor of ours.

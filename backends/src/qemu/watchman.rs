@@ -57,7 +57,8 @@ impl Watchman {
             Way::Socket { monitor, agent } => ("", monitor, agent.as_deref().unwrap_or_default()),
             Way::Libvirt { daemon, domain, thaws } => (daemon.as_str(), domain, if *thaws { "thaw" } else { "" }),
         };
-        let command = Command::script(SCRIPT).args([uri, on]).arg(SILENCE.to_string()).arg(agent).args(lines).with_stdin();
+        let command =
+            Command::script(SCRIPT).args([uri, on]).arg(SILENCE.to_string()).arg(agent).args(lines).with_stdin();
         let mut running = ssh.stream(&command).await?;
         let mut word = [0; 6];
         let heard = tokio::time::timeout(READY, running.read_exact(&mut word)).await;
