@@ -155,14 +155,14 @@ fn carry(client: UnixStream, agent: UnixStream, shared: &Arc<Shared>) {
     let asked = Arc::new(AtomicBool::new(false));
     let freezes = Arc::clone(&asked);
     thread::spawn(move || {
-        let _ = lines(client_end, agent_end, |line| {
+        let _ = lines(&client_end, agent_end, |line| {
             freezes.store(contains(line, b"fsfreeze-freeze"), Ordering::SeqCst);
             !is(Does::Silence)
         });
     });
     let shared = Arc::clone(shared);
     thread::spawn(move || {
-        let _ = lines(agent, client, |line| {
+        let _ = lines(&agent, client, |line| {
             if !asked.load(Ordering::SeqCst) {
                 return true;
             }
@@ -180,7 +180,7 @@ fn contains(line: &[u8], word: &[u8]) -> bool {
 }
 
 /// Carries lines that `passes` lets pass. At the end both ends are closed.
-fn lines(from: UnixStream, mut to: UnixStream, mut passes: impl FnMut(&mut Vec<u8>) -> bool) -> Result<()> {
+fn lines(from: &UnixStream, mut to: UnixStream, mut passes: impl FnMut(&mut Vec<u8>) -> bool) -> Result<()> {
     let mut reader = BufReader::new(from.try_clone()?);
     let mut line = Vec::new();
     while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
