@@ -148,3 +148,34 @@ fn a_run_that_is_killed_is_recovered_by_libvirt_too() -> Result<()> {
     assert_eq!(fs::read_dir(&scratch)?.count(), 0);
     Ok(())
 }
+
+#[test]
+fn libvirt_carries_the_words_to_the_guests_agent() -> Result<()> {
+    let there = There::start()?;
+    there.libvirtd.boot("web01", "linux-agent")?;
+    let state = || there.libvirtd.virsh(&["qemu-agent-command", "web01", r#"{"execute":"guest-fsfreeze-status"}"#]);
+    let thawed = || state().is_ok_and(|answer| answer.contains("thawed"));
+    wait_until(thawed, Duration::from_secs(60), "libvirt to find the agent")?;
+    let scratch = there.libvirtd.folder().join("scratch");
+    fs::create_dir(&scratch)?;
+    let scratch = scratch.display().to_string();
+    let (before, qemu) = (there.libvirtd.seen("web01")?, there.qemu("web01")?);
+    for (round, uri) in [there.libvirtd.uri(), there.far()].iter().enumerate() {
+        let case = there.libvirtd.folder().join(format!("case-{round}"));
+        let (target, case_text) = (format!("{uri}#web01"), case.display().to_string());
+        let words = ["acquire", &target, "--quiesce", "--case", &case_text, "--scratch", &scratch];
+        there.run(&[&words[..], &["--memory", "--disk", "all"]].concat())?.expect(0).with_context(|| uri.clone())?;
+        let record = Exhibit::find(&case, "virtio-disk0")?.record;
+        assert_eq!(record["quiesced"]["file_systems"], 2, "{uri}: {}", record["quiesced"]);
+        assert!(thawed(), "{uri}");
+        assert_eq!(there.libvirtd.seen("web01")?, before, "{uri}");
+        assert_eq!(there.qemu("web01")?, qemu, "{uri}");
+    }
+    // A domain that has no agent is refused in libvirt's words.
+    there.libvirtd.boot("web02", "linux-small")?;
+    let case = there.libvirtd.folder().join("refused").display().to_string();
+    let target = format!("{}#web02", there.libvirtd.uri());
+    let ran = there.run(&["acquire", &target, "--quiesce", "--case", &case, "--disk", "all", "--scratch", &scratch])?;
+    ran.expect(1)?.says("agent is not configured")?;
+    Ok(())
+}

@@ -6,77 +6,18 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::control::State;
+use common::agent::{Between, Does, channel, only_its_disk_stands_still, wait_for_state, writes};
 use common::counter::{Memory, Record};
-use common::guest::{Guest, Spec, wait_until};
-use common::killer::{complete_is_complete, nothing_is_left};
-use common::run::{Exhibit, Ran, holds, impound, run, sha256sum};
-use common::sshd::{Sshd, keygen};
+use common::guest::{Spec, wait_until};
+use common::killer::complete_is_complete;
+use common::run::{Exhibit, Ran, holds, run, sha256sum};
+use common::sshd::keygen;
+use common::there::There;
 use serde_json::{Value, json};
-
-/// A guest, and a server through which it is reached.
-struct There {
-    guest: Guest,
-    sshd: Sshd,
-    /// For what is written on the hypervisor.
-    scratch: PathBuf,
-}
-
-impl There {
-    fn boot(spec: &Spec) -> Result<Self> {
-        let guest = Guest::boot(spec)?;
-        let scratch = guest.folder().join("scratch");
-        fs::create_dir(&scratch)?;
-        Ok(Self { guest, sshd: Sshd::start(""), scratch })
-    }
-
-    /// The same guest, behind a server with these settings.
-    fn behind(self, server: &str) -> Self {
-        Self { sshd: Sshd::start(server), ..self }
-    }
-
-    fn target(&self) -> String {
-        format!("qmp+ssh://there{}", self.guest.qmp().display())
-    }
-
-    /// The program, with what it needs to reach the server.
-    fn impound(&self, verb: &[&str]) -> Command {
-        let mut command = impound();
-        command.env("IMPOUND_SSH_CONFIG", self.sshd.config()).args(["--format", "json"]).args(verb);
-        command
-    }
-
-    fn run(&self, verb: &[&str]) -> Result<Ran> {
-        Ok(Ran::of(&self.impound(verb).output()?))
-    }
-
-    fn acquire(&self, case: &Path, more: &[&str]) -> Command {
-        let mut command = self.impound(&["acquire", &self.target()]);
-        command.arg("--scratch").arg(&self.scratch).arg("--case").arg(case).args(more);
-        command
-    }
-
-    fn take(&self, case: &Path, more: &[&str]) -> Result<Ran> {
-        Ok(Ran::of(&self.acquire(case, more).output()?))
-    }
-
-    fn case(&self, name: &str) -> PathBuf {
-        self.guest.folder().join(name)
-    }
-
-    /// As it was found, over there too.
-    fn is_as_found(&self, before: &State, what: &str) -> Result<()> {
-        nothing_is_left(&self.guest, before, what)?;
-        let left: Vec<_> = fs::read_dir(&self.scratch)?.flatten().map(|entry| entry.path()).collect();
-        ensure!(left.is_empty(), "{what}: {left:?} is left on the hypervisor");
-        Ok(())
-    }
-}
 
 #[test]
 fn a_guest_on_another_machine_becomes_evidence_and_nothing_stays_there() -> Result<()> {
@@ -248,16 +189,6 @@ fn cut(there: &There, name: &str, bytes: i64, heals: bool) -> Result<Ran> {
     Ok(Ran::of(&child.wait_with_output()?))
 }
 
-/// After a cut the guest runs, whatever else is so.
-fn runs_again(there: &There, before: &State) -> Result<()> {
-    let status = &before.status;
-    wait_until(
-        || there.guest.control().status().is_ok_and(|now| now == *status),
-        Duration::from_secs(60),
-        "the guest to run again",
-    )
-}
-
 #[test]
 fn a_link_that_breaks_anywhere_leaves_a_running_guest_and_nothing_that_looks_whole() -> Result<()> {
     let there = There::boot(&Spec::new("linux-small"))?;
@@ -269,7 +200,7 @@ fn a_link_that_breaks_anywhere_leaves_a_running_guest_and_nothing_that_looks_who
         i64::MAX - there.sshd.left()
     };
     ensure!(whole > 1 << 20, "only {whole} bytes came");
-    let boots = boots(&there.guest);
+    let boots = there.boots();
     let mut broke = 0;
     // Most of the talking is in the first 200 KB; after that come the bytes.
     let talk = (1..=14).map(|n| n * 14_000);
@@ -282,7 +213,7 @@ fn a_link_that_breaks_anywhere_leaves_a_running_guest_and_nothing_that_looks_who
         let what = format!("cut after {at} of {whole} bytes: {ran:?}");
         ensure!(matches!(ran.code, Some(0 | 1 | 3 | 4)), "{what}");
         broke += usize::from(ran.code != Some(0));
-        runs_again(&there, &before).with_context(|| what.clone())?;
+        there.runs_again(&before).with_context(|| what.clone())?;
         if case.join("exhibits").is_dir() {
             complete_is_complete(&case, &what)?;
             there.run(&["case", "recover", &case.display().to_string()])?.expect(0).with_context(|| what.clone())?;
@@ -291,14 +222,10 @@ fn a_link_that_breaks_anywhere_leaves_a_running_guest_and_nothing_that_looks_who
         there.is_as_found(&before, &what)?;
     }
     ensure!(broke >= 15, "only {broke} of 20 cuts broke anything");
-    ensure!(boots == self::boots(&there.guest), "the guest booted anew");
+    ensure!(boots == there.boots(), "the guest booted anew");
     // The VM can be taken as if nothing had happened.
     there.take(&there.case("after"), &["--memory", "--disk", "disk-vdb"])?.expect(0)?;
     Ok(())
-}
-
-fn boots(guest: &Guest) -> usize {
-    guest.serial().matches("impound-guest ready").count()
 }
 
 /// The link goes silent while the guest stands still, and stays so: nobody here can reach it.
@@ -317,7 +244,7 @@ fn a_guest_that_stands_still_behind_a_dead_link_is_let_go_from_over_there() -> R
     wait_until(stopped, Duration::from_secs(60), "the guest to stand still")?;
     there.sshd.hold(true);
     // The run lives and can say nothing.
-    runs_again(&there, &before)?;
+    there.runs_again(&before)?;
     ensure!(matches!(child.try_wait(), Ok(None)), "the run ended, so the link was not silent");
     there.sshd.hold(false);
     let ran = Ran::of(&child.wait_with_output()?);
@@ -349,4 +276,38 @@ fn a_run_that_is_killed_is_recovered_over_ssh() -> Result<()> {
         assert_eq!(state, Value::from("interrupted"), "{item}");
     }
     Ok(())
+}
+
+/// The guest's file systems are frozen behind a link that goes silent: whoever watches over there thaws them.
+#[test]
+fn file_systems_frozen_behind_a_dead_link_are_thawed_from_over_there() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let socket = folder.path().join("agent.sock");
+    let mut spec = Spec::new("linux-agent");
+    spec.extra = channel(&socket);
+    let there = There::boot(&spec)?;
+    let before = there.guest.control().state()?;
+    let whole = there.case("whole");
+    there.take(&whole, &["--quiesce", "--memory", "--disk", "disk-vda"])?.expect(0)?;
+    there.is_as_found(&before, "quiet, over SSH")?;
+    assert_eq!(Exhibit::find(&whole, "disk-vda")?.record["quiesced"]["file_systems"], 2);
+    wait_for_state(&socket, "thawed")?;
+
+    let between = Between::step(&socket, Does::Holds)?;
+    let case = there.case("case");
+    let mut command = there.acquire(&case, &["--quiesce", "--disk", "disk-vda"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    between.wait_until_frozen(|| matches!(child.try_wait(), Ok(Some(_))))?;
+    between.now(Does::Nothing);
+    there.sshd.hold(true);
+    only_its_disk_stands_still(&there.guest)?;
+    // The run lives and can say nothing.
+    writes(&there.guest)?;
+    ensure!(matches!(child.try_wait(), Ok(None)), "the run ended, so the link was not silent");
+    there.sshd.hold(false);
+    let ran = Ran::of(&child.wait_with_output()?);
+    ensure!(matches!(ran.code, Some(1 | 3 | 4)), "{ran:?}");
+    there.run(&["case", "recover", &case.display().to_string()])?.expect(0)?;
+    there.is_as_found(&before, "a dead link")?;
+    wait_for_state(between.real(), "thawed")
 }

@@ -31,7 +31,7 @@ pub use journal::{ActId, Forgetful, Journal, Undo};
 pub use live::{Live, LiveError, LiveMemory, LiveSpan};
 pub use target::{
     Backend, Clocks, Facts, Finding, Finished, Freeze, Host, HostFile, How, Item, ItemKind, Method, Pause, Plan,
-    PlannedItem, Since, Stall, Target, TargetSummary, Witness,
+    PlannedItem, Quiesced, Since, Stall, Target, TargetSummary, Witness,
 };
 pub use uri::Uri;
 pub use wire::{HttpAnswer, NoLog, WireEntry, WireLog};

@@ -275,6 +275,9 @@ pub struct Finished {
     pub pauses: Vec<Pause>,
     /// The longest time one virtual CPU waited for the capture, if it could be measured.
     pub stall: Option<Stall>,
+    /// The guest's file systems were frozen around the instant, if that was asked for.
+    #[serde(default)]
+    pub quiesced: Option<Quiesced>,
     /// What stays on the hypervisor on purpose, and how to remove it.
     pub left: Vec<String>,
     /// Run state in the end, in the hypervisor's words.
@@ -306,6 +309,21 @@ pub struct Pause {
     pub stopped: Timestamp,
     /// When it went on; `None` while it still stands.
     pub resumed: Option<Timestamp>,
+}
+
+/// The guest's file systems stood still, by its own agent. Times are by our clock, as the agent answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quiesced {
+    /// When the agent was told to freeze them: from here on some of them may have stood still.
+    pub begun: Timestamp,
+    /// When it said that all are frozen.
+    pub frozen: Timestamp,
+    /// When it said that they are thawed; `None` if it never did.
+    pub thawed: Option<Timestamp>,
+    /// How many it froze.
+    pub file_systems: u64,
+    /// The agent's version. The guest wrote it: cut and escaped.
+    pub agent: String,
 }
 
 /// The worst wait of one virtual CPU.

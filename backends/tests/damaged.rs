@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use impound_backends::qemu::flatview::MemoryMap;
-use impound_backends::qemu::{dump, stream};
+use impound_backends::qemu::{agent, dump, stream};
 use impound_backends::wire::{nbd, qmp};
 use impound_backends::{Piece, Why};
 
@@ -18,6 +18,7 @@ const PARSERS: &[(&str, Parser)] = &[
     ("migration_stream", migration),
     ("elf_dump", dump::parse),
     ("qmp", qmp::parse),
+    ("agent", agent::parse),
     ("mtree", mtree),
     ("nbd", export),
     #[cfg(feature = "esx")]

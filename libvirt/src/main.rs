@@ -4,6 +4,7 @@
 //! impound-libvirt version             the library's version
 //! impound-libvirt list URI            one JSON object a line for each domain
 //! impound-libvirt domain URI NAME     one JSON object: its XML, its state, its job
+//! impound-libvirt agent URI NAME      its guest's agent on stdin and stdout, an answer a line
 //! impound-libvirt monitor URI NAME    its QEMU monitor on stdin and stdout, as QEMU itself speaks QMP
 //! ```
 //!
@@ -31,6 +32,7 @@ fn main() -> std::process::ExitCode {
         ["version"] => version(),
         ["list", uri] => list(uri),
         ["domain", uri, name] => domain(uri, name),
+        ["agent", uri, name] => agent(uri, name),
         ["monitor", uri, name] => monitor(uri, name),
         _ => Err("it is started by impound, not by hand".into()),
     };
@@ -101,6 +103,36 @@ fn facts(connection: &Connect, domain: &Domain) -> Result<Value, virt::error::Er
 fn plain(name: &str) -> String {
     let last = name.rsplit('(').next().unwrap_or(name);
     last.trim_end_matches(')').to_ascii_lowercase()
+}
+
+/// The guest's agent, by `virDomainQemuAgentCommand`. libvirt keeps questions and answers together, and holds what the agent says to
+/// its own bounds; beside the command each line has the seconds that it may take. The crate has no safe way to `virDomainFSFreeze`.
+fn agent(uri: &str, name: &str) -> Outcome {
+    let connection = Connect::open(Some(uri))?;
+    let domain = find(&connection, name)?;
+    let mut input = io::stdin().lock();
+    loop {
+        let mut line = String::new();
+        if io::Read::take(&mut input, LINE).read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        say(&answer_of_agent(&domain, &line))?;
+    }
+}
+
+fn answer_of_agent(domain: &Domain, line: &str) -> Value {
+    let refuse = |why: String| json!({ "error": { "class": "GenericError", "desc": why } });
+    let mut command: Value = match serde_json::from_str(line) {
+        Ok(command) => command,
+        Err(error) => return refuse(format!("no JSON: {error}")),
+    };
+    let seconds = command.as_object_mut().and_then(|map| map.remove("seconds")).and_then(|seconds| seconds.as_i64());
+    // Without a number it is libvirt's own time.
+    let seconds = seconds.and_then(|seconds| i32::try_from(seconds).ok()).unwrap_or(-1);
+    match domain.qemu_agent_command(&command.to_string(), seconds, 0) {
+        Ok(text) => serde_json::from_str(&text).unwrap_or_else(|error| refuse(error.to_string())),
+        Err(error) => refuse(error.to_string()),
+    }
 }
 
 /// A monitor made of `virDomainQemuMonitorCommand`. It has no events: libvirt keeps them to itself.

@@ -1,6 +1,6 @@
 //! What `exhibit.json` says of a capture.
 
-use impound_backends::{Capture, Consistency, Facts, Finished, Item, ItemKind, Plan, Region, Witness};
+use impound_backends::{Capture, Consistency, Facts, Finished, Item, ItemKind, Plan, Quiesced, Region, Witness};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -88,6 +88,7 @@ fn frame(request: &Request, run: &RunInfo, facts: &Facts, item: &Item) -> Record
         window: Window { begin: now, end: now },
         pauses: Vec::new(),
         stall: None,
+        quiesced: None,
         clocks: facts.clocks.clone(),
         outcome: Outcome::Complete,
         content: Content::default(),
@@ -132,7 +133,19 @@ pub(super) fn pause_line(finished: &Finished) -> String {
     let stall = finished.stall.as_ref().map_or(String::new(), |stall| {
         format!("; the longest wait of a CPU was {}{}", if at_most { "at most " } else { "" }, micros(stall.worst_us))
     });
-    format!("{stopped}{stall}; it is {} now", finished.state)
+    let quiesced = finished.quiesced.as_ref().map_or(String::new(), quiesced_line);
+    format!("{stopped}{stall}{quiesced}; it is {} now", finished.state)
+}
+
+fn quiesced_line(quiesced: &Quiesced) -> String {
+    let number = quiesced.file_systems;
+    match quiesced.thawed {
+        Some(thawed) => {
+            let time = thawed.duration_since(quiesced.begun).as_secs_f64() * 1000.0;
+            format!("; its agent held {number} file systems frozen for {time:.1} ms")
+        }
+        None => format!("; its agent froze {number} file systems and was not heard to thaw them"),
+    }
 }
 
 /// How the item ended, with what memory looked like taken into account.
@@ -223,6 +236,7 @@ pub(super) fn make(
         window: window(about, ingested),
         pauses: about.finished.pauses.clone(),
         stall: about.finished.stall.clone(),
+        quiesced: about.finished.quiesced.clone(),
         outcome,
         content: Content {
             len: captured.len,

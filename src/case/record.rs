@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use impound_backends::{Clocks, Consistency, Facts, Item, Pause, Region, Stall, Why, Witness};
+use impound_backends::{Clocks, Consistency, Facts, Item, Pause, Quiesced, Region, Stall, Why, Witness};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -44,6 +44,9 @@ pub struct Record {
     pub pauses: Vec<Pause>,
     /// The longest wait of one virtual CPU.
     pub stall: Option<Stall>,
+    /// The guest's file systems were frozen around the instant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiesced: Option<Quiesced>,
     /// This machine's clock and the guest's, read together.
     pub clocks: Option<Clocks>,
     /// How it ended.
@@ -292,6 +295,7 @@ pub(crate) mod tests {
             window: Window { begin: now, end: now },
             pauses: Vec::new(),
             stall: None,
+            quiesced: None,
             clocks: None,
             outcome: Outcome::Complete,
             content: Content { len: 8192, format: "raw".to_owned(), block_size: 4096, ..Content::default() },

@@ -71,6 +71,9 @@ pub(super) struct Args {
     /// Leave the snapshot on the hypervisor, where one is made that lasts
     #[arg(long, help_heading = "How to take it")]
     keep_snapshot: bool,
+    /// Have the guest's own agent freeze its file systems around the instant; nothing is begun unless it answers and can
+    #[arg(long, help_heading = "How to take it")]
+    quiesce: bool,
     /// Go on with what an interrupted run left, for sources that can be read again
     #[arg(long, help_heading = "How to take it")]
     resume: bool,
@@ -262,8 +265,10 @@ fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> 
 
 /// What only some backends know; others refuse it.
 fn options(args: &Args) -> BTreeMap<String, String> {
-    let kept = args.keep_snapshot.then(String::new);
-    [("lock", &args.lock), ("share", &args.share), ("isolate", &args.isolate), ("keep-snapshot", &kept)]
+    let given = |flag: bool| flag.then(String::new);
+    let (kept, quiet) = (given(args.keep_snapshot), given(args.quiesce));
+    let (lock, share, isolate) = (&args.lock, &args.share, &args.isolate);
+    [("lock", lock), ("share", share), ("isolate", isolate), ("keep-snapshot", &kept), ("quiesce", &quiet)]
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
         .collect()

@@ -15,6 +15,10 @@ use super::guest::{fixture, wait_until};
 const STARTS: Duration = Duration::from_secs(60);
 const BOOTS: Duration = Duration::from_secs(180);
 
+/// Where a guest's agent listens.
+const CHANNEL: &str = "<controller type='virtio-serial'/><channel type='unix'>\
+                       <target type='virtio' name='org.qemu.guest_agent.0'/></channel>";
+
 /// See the module.
 pub struct Libvirtd {
     folder: TempDir,
@@ -125,7 +129,7 @@ impl Libvirtd {
              <os><type arch='x86_64' machine='pc'>hvm</type><kernel>{kernel}</kernel><initrd>{initrd}</initrd>\
              <cmdline>{cmdline}</cmdline></os><features><acpi/></features>\
              <cpu mode='custom' match='exact'><model>qemu64</model></cpu>\
-             <devices>{vda}{vdb}<serial type='file'><source path='{serial}'/></serial>\
+             <devices>{vda}{vdb}{channel}<serial type='file'><source path='{serial}'/></serial>\
              <memballoon model='none'/></devices></domain>",
             kernel = from.join("kernel").canonicalize()?.display(),
             initrd = from.join("initramfs").canonicalize()?.display(),
@@ -133,6 +137,7 @@ impl Libvirtd {
             vda = disk("qcow2", "vda.qcow2", "vda"),
             vdb = disk("raw", "vdb.raw", "vdb"),
             serial = at("serial").display(),
+            channel = if kind == "linux-agent" { CHANNEL } else { "" },
         );
         fs::write(at("xml"), xml)?;
         self.virsh(&["define", &at("xml").display().to_string()])?;

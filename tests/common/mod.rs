@@ -11,6 +11,7 @@
     reason = "this is test code: what is not there should fail the test"
 )]
 
+pub mod agent;
 pub mod control;
 pub mod counter;
 pub mod deltas;
@@ -24,5 +25,6 @@ pub mod memory;
 pub mod pages;
 pub mod run;
 pub mod sshd;
+pub mod there;
 pub mod vmsn;
 pub mod xen;

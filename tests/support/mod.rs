@@ -120,6 +120,7 @@ pub fn record(case: &Case, item: &str, len: u64, outcome: Outcome) -> Record {
         window: Window { begin: now, end: now },
         pauses: vec![Pause { stopped: now, resumed: Some(now) }],
         stall: None,
+        quiesced: None,
         clocks: None,
         outcome,
         content: Content { len, format: "raw".to_owned(), block_size: BLOCK as u64, ..Content::default() },

@@ -12,12 +12,11 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
-use super::machine::Machine;
 use super::pieces::Sender;
 use super::place::Place;
 use super::session::{Monitor, Session};
 use super::survey::DiskFound;
-use super::undo::{PREFIX, QemuUndo};
+use super::undo::{self, PREFIX, QemuUndo};
 use crate::wire::nbd::{self, Client, NbdError};
 use crate::{BackendError, How, Journal, Kind, Piece, PieceStream};
 
@@ -107,7 +106,6 @@ impl Disks {
             monitor: Arc::clone(&session.monitor),
             jobs,
             place: self.place,
-            machine: session.machine.clone(),
             ended: AtomicBool::new(false),
             why: OnceLock::new(),
         });
@@ -180,7 +178,6 @@ struct Guard {
     monitor: Monitor,
     jobs: Vec<String>,
     place: Place,
-    machine: Option<Machine>,
     /// The overlays no longer keep the instant: what is read from now on is not evidence.
     ended: AtomicBool,
     why: OnceLock<String>,
@@ -204,7 +201,7 @@ impl Guard {
                 let mut qmp = self.monitor.lock().await;
                 for job in &self.jobs {
                     // A job that cannot be ended now is ended with the run.
-                    let _ = (QemuUndo::Job { id: job.clone() }).apply(&mut qmp, self.machine.as_ref()).await;
+                    let _ = undo::end_job(&mut qmp, job).await;
                 }
                 return;
             }

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -131,29 +131,38 @@ impl Daemon {
         Ok(Reached { uri, machine, _relay: Some(relay) })
     }
 
-    /// Connects to the monitor of a domain.
-    pub(super) async fn monitor(&self, domain: &str) -> Result<Dialled, BackendError> {
-        let reached = self.reach().await?;
+    /// Starts the helper as one end of a conversation with something of a domain.
+    fn converse(reached: &Reached, verb: &str, domain: &str) -> Result<(UnixStream, Child), BackendError> {
         let broke = |e: std::io::Error| BackendError::io("talk to impound-libvirt", domain, &e);
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(broke)?;
         let input: OwnedFd = theirs.try_clone().map_err(broke)?.into();
         let output: OwnedFd = theirs.into();
         let mut helper = Command::new(helper()?);
-        helper.args(["monitor", &reached.uri, domain]).stdin(Stdio::from(input)).stdout(Stdio::from(output));
+        helper.args([verb, &reached.uri, domain]).stdin(Stdio::from(input)).stdout(Stdio::from(output));
         helper.stderr(Stdio::piped());
-        let mut child = helper.spawn().map_err(broke)?;
-        drop(helper);
+        let child = helper.spawn().map_err(broke)?;
         ours.set_nonblocking(true).map_err(broke)?;
-        let stream = UnixStream::from_std(ours).map_err(broke)?;
+        Ok((UnixStream::from_std(ours).map_err(broke)?, child))
+    }
+
+    /// Connects to the guest's agent of a domain. What the helper says on stderr is lost: it answers with errors.
+    pub(super) async fn agent(&self, domain: &str) -> Result<UnixStream, BackendError> {
+        let reached = self.reach().await?;
+        let (stream, child) = Self::converse(&reached, "agent", domain)?;
+        outlive(child, reached);
+        Ok(stream)
+    }
+
+    /// Connects to the monitor of a domain.
+    pub(super) async fn monitor(&self, domain: &str) -> Result<Dialled, BackendError> {
+        let reached = self.reach().await?;
+        let broke = |e: std::io::Error| BackendError::io("talk to impound-libvirt", domain, &e);
+        let (stream, child) = Self::converse(&reached, "monitor", domain)?;
         let name = format!("domain {domain} of {}", self.uri);
         match Qmp::over(stream, name, Arc::clone(&self.access.wire)).await {
             Ok(qmp) => {
                 let machine = reached.machine.clone();
-                // It ends when its input does; until then the relay has to stay.
-                std::thread::spawn(move || {
-                    let _ = child.wait();
-                    drop(reached);
-                });
+                outlive(child, reached);
                 Ok(Dialled { qmp, machine: Some(machine) })
             }
             Err(error) => {
@@ -190,6 +199,14 @@ impl Daemon {
         let found = self.ask(&["domain", name]).await?;
         found.into_iter().next().ok_or_else(|| refused(name, "nothing was said of it"))
     }
+}
+
+/// The helper ends when its input does; until then the relay has to stay.
+fn outlive(mut child: Child, reached: Reached) {
+    std::thread::spawn(move || {
+        let _ = child.wait();
+        drop(reached);
+    });
 }
 
 fn refused(on: &str, words: &str) -> BackendError {
@@ -262,6 +279,10 @@ impl Backend for Libvirt {
 
     fn tested_against(&self) -> &'static str {
         "libvirt 9.0 (libvirtd) with QEMU 10.0, the test driver for lists alone"
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &[super::quiesce::QUIESCE]
     }
 
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {

@@ -5,7 +5,9 @@
 //! (`disks`); both of one instant. Every change has its inverse in `undo`, written into the case's journal before it is
 //! made.
 
+pub mod agent;
 mod assemble;
+mod captures;
 mod config;
 mod dial;
 mod disks;
@@ -21,6 +23,7 @@ mod pieces;
 mod pipe;
 mod place;
 mod plan;
+mod quiesce;
 mod registers;
 mod session;
 mod snapshot;
@@ -65,7 +68,11 @@ impl Backend for Qemu {
     }
 
     fn tested_against(&self) -> &'static str {
-        "QEMU 7.2 and 10.0 (TCG, pc and q35), real Linux guests"
+        "QEMU 7.2 and 10.0 (TCG, pc and q35), real Linux guests, qemu-ga 7.2"
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &[quiesce::QUIESCE]
     }
 
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {

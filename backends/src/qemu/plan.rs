@@ -1,6 +1,7 @@
 //! What a capture would do, command by command, without doing it.
 
 use super::methods::{self, MemoryMethod};
+use super::quiesce::QUIESCE;
 use super::survey::{DiskFound, Survey};
 use crate::{BackendError, Consistency, How, Item, ItemKind, Plan, PlannedItem};
 
@@ -43,13 +44,34 @@ pub(super) fn make(survey: &Survey, items: &[Item], how: &How) -> Result<Plan, B
         (true, None) => "about 10 ms".to_owned(),
     };
     let writable: Vec<_> = disks.iter().filter(|disk| !disk.read_only).collect();
+    let quiesce = how.options.contains_key(QUIESCE);
+    if quiesce {
+        quiet(survey, freezes(survey, memory, &disks))?;
+    }
     Ok(Plan {
         items: planned,
         pause,
-        commands: commands(survey, memory, &disks),
+        commands: commands(survey, memory, &disks, quiesce),
         scratch_bytes: writable.iter().map(|disk| disk.size).sum(),
         warnings: survey.warnings(),
     })
+}
+
+/// Is there an instant to be quiet at, and a guest that hears?
+fn quiet(survey: &Survey, freezes: bool) -> Result<(), BackendError> {
+    let why = if !survey.running {
+        format!("the guest is {}, so its agent cannot answer", survey.state)
+    } else if !freezes {
+        "nothing of one instant is taken".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(BackendError::unsupported("freeze the guest's file systems", &survey.name, why).advise("leave --quiesce out"))
+}
+
+/// Is the guest stopped for the instant?
+fn freezes(survey: &Survey, memory: Option<MemoryMethod>, disks: &[&DiskFound]) -> bool {
+    survey.running && (!disks.is_empty() || memory.is_some_and(|m| m != MemoryMethod::Live))
 }
 
 /// What an item takes in the case: at worst, and for sure. Memory counts as touched to the half, since what a guest
@@ -71,14 +93,16 @@ fn sizes(survey: &Survey, item: &Item) -> (u64, u64) {
 
 /// The commands that change something, in order, each with what it is for; `sh` is what is done beside the monitor. Tests
 /// hold them against a real run's wire log.
-fn commands(survey: &Survey, memory: Option<MemoryMethod>, disks: &[&DiskFound]) -> Vec<String> {
+fn commands(survey: &Survey, memory: Option<MemoryMethod>, disks: &[&DiskFound], quiesce: bool) -> Vec<String> {
     let place = survey.place.as_deref();
     let mut list = vec!["object-add: mark the VM as taken".to_owned()];
     if !disks.is_empty() {
         list.extend(prepare_disks(place, disks));
     }
     list.extend(memory.into_iter().flat_map(|method| prepare_memory(place, method)));
-    let freezes = survey.running && (!disks.is_empty() || memory.is_some_and(|m| m != MemoryMethod::Live));
+    let freezes = freezes(survey, memory, disks);
+    let [freeze, thaw] = super::quiesce::commands();
+    list.extend(quiesce.then_some(freeze));
     if freezes {
         list.push("stop: the instant begins".to_owned());
     }
@@ -97,6 +121,7 @@ fn commands(survey: &Survey, memory: Option<MemoryMethod>, disks: &[&DiskFound])
     if freezes {
         list.push("cont: the guest runs on".to_owned());
     }
+    list.extend(quiesce.then_some(thaw));
     list.push("then all of that is taken away, last first".to_owned());
     list
 }

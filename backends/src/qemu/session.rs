@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::dial::{Dial, Dialled};
 use super::machine::Machine;
+use super::quiesce::Channel;
 use super::undo::QemuUndo;
 use crate::wire::qmp::{Event, Qmp};
 use crate::{ActId, BackendError, Journal, Kind, Pause, WireLog};
@@ -33,6 +34,8 @@ pub(super) struct Session {
     pub(super) monitor: Monitor,
     /// Where QEMU runs, if no descriptor can be passed to it.
     pub(super) machine: Option<Machine>,
+    /// The way to the guest's agent.
+    pub(super) channel: Channel,
     dial: Dial,
     wire: Arc<dyn WireLog>,
     acts: Vec<(ActId, QemuUndo)>,
@@ -47,6 +50,7 @@ impl Session {
         Self {
             monitor: Arc::new(Mutex::new(qmp)),
             machine,
+            channel: Channel::new(dial.clone(), Arc::clone(&wire)),
             dial,
             wire,
             acts: Vec::new(),
@@ -128,11 +132,33 @@ impl Session {
     ) -> Result<(), BackendError> {
         let Some(at) = self.acts.iter().rposition(|(_, undo)| fits(undo)) else { return Ok(()) };
         let Some((id, undo)) = self.acts.get(at).cloned() else { return Ok(()) };
-        undo.apply(&mut *self.qmp().await, self.machine.as_ref()).await?;
+        self.take_back(&undo).await?;
         self.acts.remove(at);
         journal.done(id).map_err(|e| {
             BackendError::io(format!("write down that this is done: {}", undo.say()), "the case's journal", &e)
         })
+    }
+
+    /// Takes an act back that may be another run's.
+    pub(super) async fn take_back(&mut self, undo: &QemuUndo) -> Result<(), BackendError> {
+        let mut qmp = self.monitor.lock().await;
+        undo.apply(&mut qmp, self.machine.as_ref(), &mut self.channel).await
+    }
+
+    /// Is there an agent that can freeze the guest's file systems? Changes nothing.
+    pub(super) async fn probe_agent(&mut self) -> Result<(), BackendError> {
+        let mut qmp = self.monitor.lock().await;
+        self.channel.probe(&mut qmp, self.machine.as_ref()).await
+    }
+
+    /// Lets the guest's file systems go, if they were frozen.
+    pub(super) async fn thaw_file_systems(&mut self, journal: &mut dyn Journal) -> Result<(), BackendError> {
+        let frozen = |undo: &QemuUndo| *undo == QemuUndo::FileSystems;
+        // Without the monitor, which others may have just now.
+        if self.acts.iter().any(|(_, undo)| frozen(undo)) && self.channel.thaw_at_once().await {
+            self.forget(journal, frozen);
+        }
+        self.undo(journal, frozen).await
     }
 
     /// Forgets an act that turned out not to have happened.
@@ -144,7 +170,7 @@ impl Session {
         }
     }
 
-    /// Takes everything back, last first. Answers what could not be, and whether the run state is among it.
+    /// Takes everything back, last first. Answers what could not be, and whether what holds the guest is among it.
     pub(super) async fn undo_all(&mut self, journal: &mut dyn Journal) -> (Vec<String>, bool) {
         let (mut problems, mut unsure) = (Vec::new(), false);
         if self.acts.is_empty() {
@@ -159,7 +185,7 @@ impl Session {
                 outcome = self.apply(&undo, reached).await;
             }
             if let Err(error) = outcome {
-                unsure |= matches!(undo, QemuUndo::RunState { running: true });
+                unsure |= undo.holds_guest();
                 problems.push(format!("could not {}: {}", undo.say(), error.why));
             } else if let Err(error) = journal.done(id) {
                 problems.push(format!("could not write down that this is done: {}: {error}", undo.say()));
@@ -168,12 +194,12 @@ impl Session {
         (problems, unsure)
     }
 
-    async fn apply(&self, undo: &QemuUndo, reached: bool) -> Result<(), BackendError> {
-        let mut qmp = self.qmp().await;
+    async fn apply(&mut self, undo: &QemuUndo, reached: bool) -> Result<(), BackendError> {
         if !reached {
-            return Err(BackendError::new(Kind::Io, undo.say(), qmp.name(), "the monitor cannot be reached"));
+            let on = self.qmp().await.name().to_owned();
+            return Err(BackendError::new(Kind::Io, undo.say(), on, "the monitor cannot be reached"));
         }
-        undo.apply(&mut qmp, self.machine.as_ref()).await
+        self.take_back(undo).await
     }
 
     /// Connects anew if the monitor broke, so that a lost socket does not leave the guest as it is. Tells whether there is a

@@ -29,6 +29,10 @@ impl Backend for QemuSsh {
         "QEMU 7.2 and 10.0 behind OpenSSH 9.2 on loopback, links that break included"
     }
 
+    fn options(&self) -> &'static [&'static str] {
+        &[super::quiesce::QUIESCE]
+    }
+
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {
         QemuHost::dial(dial(uri, access)?, uri, access).await
     }

@@ -12,17 +12,18 @@ use super::disks::Disks;
 use super::flatview::MemoryMap;
 use super::held::{Paused, Physical};
 use super::methods::{self, MemoryMethod};
+use super::quiesce::QUIESCE;
 use super::session::Session;
 use super::snapshot::Snapshot;
 use super::spool::Spool;
 use super::stall::StallWatch;
 use super::survey::{DiskFound, Survey};
 use super::undo::{self, CLAIM, QemuUndo, holder};
-use super::{config, live, plan, registers};
+use super::{captures, config, live, plan, registers};
 use crate::wire::qmp::Qmp;
 use crate::{
-    BackendError, Capture, Consistency, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Kind, Live, LiveMemory,
-    PieceStream, Plan, Region, Target, Undo, WireLog,
+    BackendError, Capture, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Kind, Live, LiveMemory, PieceStream,
+    Plan, Region, Target, Undo, WireLog,
 };
 
 /// A VM behind a monitor of ours.
@@ -140,6 +141,15 @@ impl QemuTarget {
         }
     }
 
+    /// Is there an agent that can do what is asked of it?
+    async fn probe_agent(&mut self) -> Result<(), BackendError> {
+        match self.session.probe_agent().await {
+            // Another run has it, and to claim the VM will say whose.
+            Err(_) if holder(&mut *self.session.qmp().await).await.is_some() => Ok(()),
+            other => other,
+        }
+    }
+
     async fn prepare_memory(
         &mut self,
         how: &How,
@@ -188,8 +198,14 @@ impl QemuTarget {
         let Some(Machine::There(there)) = &self.session.machine else { return Ok(()) };
         let way = match self.session.dial() {
             Dial::Socket { .. } => return Ok(()),
-            Dial::Ssh { path, .. } => Way::Socket(path.clone()),
-            Dial::Libvirt { daemon, domain } => Way::Libvirt(daemon.over_there(), domain.clone()),
+            Dial::Ssh { path, .. } => {
+                Way::Socket { monitor: path.clone(), agent: self.session.channel.socket().map(ToOwned::to_owned) }
+            }
+            Dial::Libvirt { daemon, domain } => Way::Libvirt {
+                daemon: daemon.over_there(),
+                domain: domain.clone(),
+                thaws: self.session.channel.is_ready(),
+            },
         };
         // Without a way to speak to QEMU over there the responder was warned.
         if watchman::possible(&Machine::There(there.clone()), way.kind()).await.is_err() {
@@ -272,7 +288,14 @@ impl Target for QemuTarget {
     async fn prepare(&mut self, items: &[Item], how: &How, journal: &mut dyn Journal) -> Result<(), BackendError> {
         // Everything that can be refused beforehand is refused before the VM is touched.
         plan::make(&self.survey, items, how)?;
+        if how.options.contains_key(QUIESCE) {
+            self.probe_agent().await?;
+        }
         self.claim(how, journal).await?;
+        if how.options.contains_key(QUIESCE) && !self.session.channel.is_ready() {
+            // Whoever had it let go between the two.
+            self.session.probe_agent().await?;
+        }
         #[cfg(feature = "ssh")]
         self.post_watchman(items, how).await?;
         let mut wanted = Vec::new();
@@ -317,12 +340,12 @@ impl Target for QemuTarget {
                     let taken = memory.take();
                     let (method, map, facts, pieces) = taken.ok_or_else(|| twice(&item))?;
                     let held = method.holds_guest() && self.survey.place.is_none();
-                    memory_capture(item, (method, held), &map, facts, pieces, self.survey.running)
+                    captures::memory(item, (method, held), &map, facts, pieces, self.survey.running)
                 }
                 ItemKind::Disk => {
                     let at = disks.iter().position(|(disk, _)| disk.name == item.name).ok_or_else(|| twice(&item))?;
                     let (disk, pieces) = disks.swap_remove(at);
-                    disk_capture(item, &disk, pieces, self.survey.running)
+                    captures::disk(item, &disk, pieces, self.survey.running)
                 }
                 ItemKind::Container => config::container(item)?,
                 ItemKind::Config => config::capture(item, &self.survey),
@@ -350,21 +373,27 @@ impl Target for QemuTarget {
             Err(error) => format!("unknown: {}", error.why),
         };
         let pauses = self.session.pauses().await;
+        let (quiesced, lapsed) = self.session.channel.end();
+        problems.extend(lapsed);
         let mut left = kept_descriptors(&mut *self.session.qmp().await).await;
         left.extend(
             self.session.written().iter().map(|what| format!("nothing any more, but this was written: {what}")),
         );
-        Ok(Finished { pauses, stall, left, state, problems, guest_unsure, ..Finished::default() })
+        Ok(Finished { pauses, stall, quiesced, left, state, problems, guest_unsure, ..Finished::default() })
     }
 
     async fn recover(&mut self, undo: &[Undo]) -> Result<Vec<String>, BackendError> {
-        let mut told = Vec::new();
+        let (mut told, mut asleep) = (Vec::new(), None);
         for undo in undo {
             let undo = QemuUndo::from_journal(undo)?;
-            undo.apply(&mut *self.session.qmp().await, self.session.machine.as_ref()).await?;
-            told.push(undo.say());
+            match self.session.take_back(&undo).await {
+                // An agent that does not answer is no reason to leave anything else behind.
+                Err(error) if undo == QemuUndo::FileSystems => asleep = Some(error),
+                other => other.map(|()| told.push(undo.say()))?,
+            }
         }
-        Ok(told)
+        self.session.channel.end();
+        asleep.map_or(Ok(told), Err)
     }
 
     fn freezer(&mut self) -> Option<&mut dyn Freeze> {
@@ -388,7 +417,14 @@ impl Live for QemuTarget {
 impl Freeze for QemuTarget {
     async fn freeze(&mut self, journal: &mut dyn Journal) -> Result<(), BackendError> {
         let running = self.survey.running;
+        // Both before either: to write them down takes time.
+        if self.session.channel.is_ready() {
+            self.session.about_to(journal, "freeze the guest's file systems", QemuUndo::FileSystems)?;
+        }
         self.session.about_to(journal, "stop the guest", QemuUndo::RunState { running })?;
+        if self.session.channel.is_ready() {
+            self.session.channel.freeze().await?;
+        }
         if running {
             let sent = Timestamp::now();
             self.session.qmp().await.run(&qapi::qmp::stop {}).await?;
@@ -404,7 +440,8 @@ impl Freeze for QemuTarget {
             self.session.saw("RESUME", Timestamp::now());
         }
         self.thawed.send_replace(true);
-        self.session.undo(journal, |undo| matches!(undo, QemuUndo::RunState { .. })).await
+        let file_systems = self.session.thaw_file_systems(journal).await;
+        self.session.undo(journal, |undo| matches!(undo, QemuUndo::RunState { .. })).await.and(file_systems)
     }
 }
 
@@ -434,45 +471,4 @@ async fn snapshot_failure(qmp: &mut Qmp) -> Option<String> {
 
 fn twice(item: &Item) -> BackendError {
     BackendError::caller("capture", &item.name, "it was asked for twice")
-}
-
-fn memory_capture(
-    item: Item,
-    (method, holds_guest): (MemoryMethod, bool),
-    map: &MemoryMap,
-    facts: Value,
-    pieces: PieceStream,
-    running: bool,
-) -> Capture {
-    Capture {
-        method: method.name(),
-        len: map.len,
-        regions: map.regions(),
-        consistency: if running { method.consistency() } else { Consistency::Instantaneous },
-        holds_guest,
-        item,
-        facts,
-        pieces,
-    }
-}
-
-fn disk_capture(item: Item, disk: &DiskFound, pieces: PieceStream, running: bool) -> Capture {
-    let facts = json!({ "node": disk.node, "file": disk.file, "format": disk.format, "read_only": disk.read_only });
-    Capture {
-        method: if disk.read_only { "export" } else { "fleece" },
-        len: disk.size,
-        regions: (disk.size > 0)
-            .then(|| Region { at: 0, len: disk.size, name: disk.name.clone() })
-            .into_iter()
-            .collect(),
-        consistency: if running && !disk.read_only {
-            Consistency::QuasiInstantaneous
-        } else {
-            Consistency::Instantaneous
-        },
-        holds_guest: false,
-        item,
-        facts,
-        pieces,
-    }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::machine::Machine;
+use super::quiesce::Channel;
 use crate::wire::qmp::Qmp;
 use crate::{BackendError, Undo};
 
@@ -27,6 +28,8 @@ const JOB_TIME: Duration = Duration::from_secs(60);
 pub(super) enum QemuUndo {
     /// Put the run state back: `running` or not.
     RunState { running: bool },
+    /// Thaw the guest's file systems.
+    FileSystems,
     /// Give the VM free for other runs, if it is still this holder that has it.
     Release { holder: String },
     /// Set a migration capability back.
@@ -58,9 +61,14 @@ impl QemuUndo {
     pub(super) fn for_journal(&self) -> Undo {
         Undo {
             say: self.say(),
-            holds_guest: matches!(self, Self::RunState { running: true }),
+            holds_guest: self.holds_guest(),
             how: serde_json::to_value(self).unwrap_or(Value::Null),
         }
+    }
+
+    /// Does the guest stand still, or what writes in it, until this is taken back?
+    pub(super) fn holds_guest(&self) -> bool {
+        matches!(self, Self::RunState { running: true } | Self::FileSystems)
     }
 
     /// Reads what a journal kept. The journal may be forged: only what impound itself could have made is accepted.
@@ -85,6 +93,7 @@ impl QemuUndo {
         match self {
             Self::RunState { running: true } => "let the guest run again".to_owned(),
             Self::RunState { running: false } => "keep the guest stopped, as it was found".to_owned(),
+            Self::FileSystems => "thaw the guest's file systems".to_owned(),
             Self::Release { .. } => "give the VM free for other runs".to_owned(),
             Self::Capability { name, on } => format!("set migration capability {name} back to {on}"),
             Self::Bandwidth { max } => format!("set migration bandwidth back to {max} B/s"),
@@ -101,8 +110,14 @@ impl QemuUndo {
     }
 
     /// Takes it back. What is already gone is fine. `machine`: where QEMU runs, if it is reached by names.
-    pub(super) async fn apply(&self, qmp: &mut Qmp, machine: Option<&Machine>) -> Result<(), BackendError> {
+    pub(super) async fn apply(
+        &self,
+        qmp: &mut Qmp,
+        machine: Option<&Machine>,
+        channel: &mut Channel,
+    ) -> Result<(), BackendError> {
         match self {
+            Self::FileSystems => channel.thaw(qmp, machine).await,
             Self::RunState { running } => put_run_state(qmp, *running).await,
             Self::Release { holder } => release(qmp, holder).await,
             Self::Capability { name, on } => {
@@ -215,7 +230,8 @@ async fn end_migration(qmp: &mut Qmp) -> Result<(), BackendError> {
     until(qmp, "query-migrate", JOB_TIME, over).await
 }
 
-async fn end_job(qmp: &mut Qmp, id: &str) -> Result<(), BackendError> {
+/// Ends a job and forgets it. One that is gone is fine.
+pub(super) async fn end_job(qmp: &mut Qmp, id: &str) -> Result<(), BackendError> {
     let job = |jobs: &Value| {
         let list = jobs.as_array().into_iter().flatten();
         list.into_iter().find(|job| job.get("id").and_then(Value::as_str) == Some(id)).cloned()
@@ -270,6 +286,7 @@ mod tests {
     fn a_journal_brings_back_what_it_was_given() {
         for undo in [
             QemuUndo::RunState { running: true },
+            QemuUndo::FileSystems,
             QemuUndo::Job { id: "impound-x-job0".to_owned() },
             QemuUndo::Capability { name: "background-snapshot".to_owned(), on: false },
             QemuUndo::FdSet { id: 3 },

@@ -27,18 +27,19 @@ const READY: Duration = Duration::from_secs(30);
 
 /// How it speaks to QEMU.
 pub(super) enum Way {
-    /// By a monitor socket, once the session that holds it is gone.
-    Socket(String),
-    /// By libvirt: the daemon's address over there, and the domain.
-    Libvirt(String, String),
+    /// By a monitor socket, once the session that holds it is gone; and by the socket of the guest's agent, if that has something
+    /// to thaw.
+    Socket { monitor: String, agent: Option<String> },
+    /// By libvirt: the daemon's address over there, and the domain; and its agent, if that has something to thaw.
+    Libvirt { daemon: String, domain: String, thaws: bool },
 }
 
 impl Way {
     /// Which of them.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Self::Socket(_) => "socket",
-            Self::Libvirt(..) => "libvirt",
+            Self::Socket { .. } => "socket",
+            Self::Libvirt { .. } => "libvirt",
         }
     }
 }
@@ -52,11 +53,12 @@ pub(super) struct Watchman {
 impl Watchman {
     /// Posts one in the session of `ssh`, with what it is to say to QEMU.
     pub(super) async fn post(ssh: &Ssh, way: &Way, lines: &[String]) -> Result<Self, BackendError> {
-        let (uri, on) = match way {
-            Way::Socket(path) => ("", path),
-            Way::Libvirt(uri, domain) => (uri.as_str(), domain),
+        let (uri, on, agent) = match way {
+            Way::Socket { monitor, agent } => ("", monitor, agent.as_deref().unwrap_or_default()),
+            Way::Libvirt { daemon, domain, thaws } => (daemon.as_str(), domain, if *thaws { "thaw" } else { "" }),
         };
-        let command = Command::script(SCRIPT).args([uri, on]).arg(SILENCE.to_string()).args(lines).with_stdin();
+        let command =
+            Command::script(SCRIPT).args([uri, on]).arg(SILENCE.to_string()).arg(agent).args(lines).with_stdin();
         let mut running = ssh.stream(&command).await?;
         let mut word = [0; 6];
         let heard = tokio::time::timeout(READY, running.read_exact(&mut word)).await;
@@ -109,10 +111,11 @@ echo "timeout and one of these are needed there: $ways" >&2
 exit 3
 "#;
 
-/// `$1`: libvirt's address, or nothing; `$2`: domain or socket; `$3`: seconds; the rest: what to say.
+/// `$1`: libvirt's address, or nothing; `$2`: domain or socket; `$3`: seconds; `$4`: the socket of an agent that has something to
+/// thaw, anything for libvirt, or nothing; the rest: what to say.
 pub(super) const SCRIPT: &str = r#"
-uri=$1 socket=$2 silence=$3
-shift 3
+uri=$1 socket=$2 silence=$3 agent=$4
+shift 4
 if [ -n "$uri" ]; then way=virsh
 else
     set -- '{"execute":"qmp_capabilities"}' "$@"
@@ -133,29 +136,50 @@ for _ in parent grandparent; do
     case $name in sshd*|dropbear*) kill "$p"; break ;; esac
 done
 case $way in
-virsh) for line; do timeout 60 virsh -c "$uri" qemu-monitor-command "$socket" "$line"; done ;;
+virsh)
+    for line; do timeout 60 virsh -c "$uri" qemu-monitor-command "$socket" "$line"; done
+    [ -z "$agent" ] || for _ in 1 2 3; do timeout 60 virsh -c "$uri" domfsthaw "$socket" && break; sleep 1; done
+    ;;
 python3) exec python3 -c '
-import socket, sys
+import socket, sys, time
+def thaw():
+    for _ in range(100 if sys.argv[2] else 0):
+        try:
+            a = socket.socket(socket.AF_UNIX)
+            a.settimeout(60)
+            a.connect(sys.argv[2])
+            a.sendall(b"\xff\n{\"execute\":\"guest-fsfreeze-thaw\"}\n")
+            while b"\"return\"" not in a.recv(4096): pass
+            return
+        except OSError:
+            time.sleep(.1)
+import atexit
+atexit.register(thaw)
 s = socket.socket(socket.AF_UNIX)
 s.settimeout(60)
 s.connect(sys.argv[1])
 f = s.makefile("rwb", 0)
 f.readline()
-for line in sys.argv[2:]:
+for line in sys.argv[3:]:
     f.write(line.encode() + b"\n")
     answer = f.readline()
     while answer and not (answer.startswith(b"{\"return\"") or answer.startswith(b"{\"error\"")):
         answer = f.readline()
-' "$socket" "$@" ;;
+' "$socket" "$agent" "$@" ;;
 perl) exec perl -MIO::Socket::UNIX -e '
 alarm 60;
-my $s = IO::Socket::UNIX->new(Peer => shift) or exit 1;
-<$s>;
-for my $line (@ARGV) {
-    print $s "$line\n";
-    while (<$s>) { last if /^\{"(return|error)"/ }
+my ($monitor, $agent) = (shift, shift);
+if (my $s = IO::Socket::UNIX->new(Peer => $monitor)) {
+    <$s>;
+    for my $line (@ARGV) {
+        print $s "$line\n";
+        while (<$s>) { last if /^\{"(return|error)"/ }
+    }
 }
-' "$socket" "$@" ;;
+my $a = $agent && IO::Socket::UNIX->new(Peer => $agent) or exit;
+print $a "\xff\n{\"execute\":\"guest-fsfreeze-thaw\"}\n";
+while (<$a>) { last if /"return"/ }
+' "$socket" "$agent" "$@" ;;
 esac
 "#;
 
@@ -186,7 +210,8 @@ mod tests {
         }
         let socket = folder.join("monitor").display().to_string();
         let mut command = Process::new("/bin/sh");
-        command.args(["-c", SCRIPT, "impound", "", &socket, silence, r#"{"execute":"cont"}"#]);
+        let agent = folder.join("agent").display().to_string();
+        command.args(["-c", SCRIPT, "impound", "", &socket, silence, &agent, r#"{"execute":"cont"}"#]);
         command.env("PATH", bin).stdin(Stdio::piped()).stdout(Stdio::piped());
         Some(command.spawn().unwrap())
     }
@@ -209,13 +234,28 @@ mod tests {
         })
     }
 
+    /// An agent that is told one thing, after whatever ended what it may have heard before.
+    fn agent(folder: &Path) -> std::thread::JoinHandle<Vec<u8>> {
+        let listener = UnixListener::bind(folder.join("agent")).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut reader, mut line) = (BufReader::new(stream.try_clone().unwrap()), Vec::new());
+            reader.read_until(b'\n', &mut line).unwrap();
+            assert_eq!(line, b"\xff\n");
+            line.clear();
+            reader.read_until(b'\n', &mut line).unwrap();
+            stream.write_all(b"{\"return\": 2}\n").unwrap();
+            line
+        })
+    }
+
     #[test]
     fn every_tool_that_it_may_find_says_the_same_to_qemu() {
         let mut tried = 0;
         for tool in ["python3", "perl"] {
             let temp = tempfile::tempdir().unwrap();
             let Some(mut child) = start(temp.path(), &[tool], "60") else { continue };
-            let monitor = monitor(temp.path());
+            let (monitor, agent) = (monitor(temp.path()), agent(temp.path()));
             let mut ready = String::new();
             BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
             assert_eq!(ready, "ready\n", "{tool}");
@@ -228,6 +268,7 @@ mod tests {
                 "{tool}"
             );
             child.wait().unwrap();
+            assert_eq!(agent.join().unwrap(), b"{\"execute\":\"guest-fsfreeze-thaw\"}\n", "{tool}");
             tried += 1;
         }
         assert!(tried >= 1, "none of the tools is here");

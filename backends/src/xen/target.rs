@@ -247,8 +247,8 @@ impl Target for XenTarget {
             last.resumed.get_or_insert_with(Timestamp::now);
         }
         let state = self.state().await;
-        let (pauses, left, stall) = (std::mem::take(&mut self.pauses), Vec::new(), None);
-        Ok(Finished { pauses, stall, left, state, problems, guest_unsure, witnesses: Vec::new() })
+        let pauses = std::mem::take(&mut self.pauses);
+        Ok(Finished { pauses, state, problems, guest_unsure, ..Finished::default() })
     }
 
     async fn recover(&mut self, undo: &[Undo]) -> Result<Vec<String>, BackendError> {
