@@ -209,16 +209,12 @@ fn judge(part: Part, end: u64, answer: &Answer) -> Verdict {
 /// The first words of a page, which is HTML and whose text the host wrote.
 fn words(answer: &Answer) -> String {
     let page = String::from_utf8_lossy(answer.body.get(..answer.body.len().min(4096)).unwrap_or_default()).into_owned();
-    let mut text = String::new();
-    let mut inside = false;
-    for c in page.chars() {
-        match c {
-            '<' => inside = true,
-            '>' => (inside, _) = (false, text.push(' ')),
-            c if !inside => text.push(c),
-            _ => {}
-        }
-    }
+    // What follows a `<` is a tag up to its `>`.
+    let behind = page
+        .split('<')
+        .enumerate()
+        .map(|(n, part)| if n == 0 { part } else { part.split_once('>').map_or("", |(_, text)| text) });
+    let text = behind.collect::<Vec<_>>().join(" ");
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if text.is_empty() { "it gives no reason".to_owned() } else { short(&text) }
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use super::{Esx, executable, python};
+use super::{Esx, executable};
 
 /// The pages. Dropping it ends them.
 pub struct Browser {
@@ -25,7 +25,7 @@ impl Browser {
         executable(&home.join("browser"), &super::calls_host(&home));
         let mut command = Command::new(home.join("browser"));
         command.env("ESX", &home).env("PASSWORD", password).env("PYTHONDONTWRITEBYTECODE", "1");
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect(&python());
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("python3 is needed");
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         Self { child, port: line.trim().parse().expect("no port"), home }

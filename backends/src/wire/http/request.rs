@@ -223,7 +223,8 @@ impl Request {
             }
         }
         if let Some(part) = self.part {
-            text.push_str(&format!(" Range: {part}"));
+            text.push_str(" Range: ");
+            text.push_str(&part.to_string());
         }
         if let Some(body) = &self.body {
             text.push(' ');

@@ -91,9 +91,9 @@ impl Trust {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let roots = match pin {
             Some(_) => None,
-            None => {
-                Some(Arc::new(rustls_platform_verifier::Verifier::new(Arc::clone(&provider)).map_err(failed)?) as _)
-            }
+            None => Some(Arc::new(
+                rustls_platform_verifier::Verifier::new(Arc::clone(&provider)).map_err(|error| failed(&error))?,
+            ) as _),
         };
         Ok(Self(Arc::new(Verifier { pin, roots, provider, met: Mutex::default() })))
     }
@@ -116,13 +116,13 @@ impl Trust {
     /// TLS 1.2 and 1.3 with this trust, as the client wants it.
     pub(super) fn config(&self) -> Result<ClientConfig, BackendError> {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.0.provider));
-        let builder = builder.with_safe_default_protocol_versions().map_err(failed)?;
+        let builder = builder.with_safe_default_protocol_versions().map_err(|error| failed(&error))?;
         // Each certificate goes through `Verifier`, which never takes one unchecked.
         Ok(builder.dangerous().with_custom_certificate_verifier(Arc::clone(&self.0) as _).with_no_client_auth())
     }
 }
 
-fn failed(error: Error) -> BackendError {
+fn failed(error: &Error) -> BackendError {
     BackendError::new(Kind::Io, "make an HTTP client", "TLS", error.to_string())
 }
 
