@@ -92,11 +92,11 @@ impl Backend for Esx {
     }
 
     fn about(&self) -> &'static str {
-        "VMware ESXi by its shell, by name, number or UUID of the VM: esx+ssh://root@esx1#web01"
+        "VMware ESXi by its shell, files on demand by HTTPS; by name, number or UUID of the VM: esx+ssh://root@esx1#web01"
     }
 
     fn tested_against(&self) -> &'static str {
-        "a double of ours over real OpenSSH and BusyBox, with memory of a real Linux guest; no real ESXi"
+        "a double of ours over real OpenSSH, BusyBox and TLS, with memory of a real Linux guest; no real ESXi"
     }
 
     fn options(&self) -> &'static [&'static str] {
