@@ -21,6 +21,7 @@ use common::live;
 use common::memory::{Changed, Memory, answers, find, has, pid_of, texts};
 use common::pages;
 use common::run::{Exhibit, Ran, run};
+use common::xencore;
 use impound::analyzer;
 use impound::image::{self, ReadAt, ReadError};
 use impound::memory::linux::settle::settle;
@@ -240,6 +241,13 @@ fn every_form_of_the_image_tells_the_same(memory: &Memory<'_>, exhibit: &Exhibit
         }
         fs::remove_file(path)?;
     }
+    // As Xen would dump it: a PVH domain's memory is as a PC's, and its core has a frame for each page.
+    let path = folder.join("memory.xen-core");
+    fs::write(&path, xencore::pvh(&fs::read(exhibit.image())?).file)?;
+    for (name, truth) in names.iter().zip(&truth) {
+        ensure!(Memory(&path).rows(name)? == *truth, "{name} differs in a core of Xen");
+    }
+    fs::remove_file(path)?;
     Ok(())
 }
 

@@ -28,3 +28,4 @@ pub mod sshd;
 pub mod there;
 pub mod vmsn;
 pub mod xen;
+pub mod xencore;

@@ -34,4 +34,6 @@ mod vmsn;
 mod vmware;
 mod windows;
 mod xen;
+#[path = "../common/xencore.rs"]
+mod xencore;
 mod zstd;

@@ -17,8 +17,9 @@ use zeroize::Zeroizing;
 use super::address::Https;
 use super::files::volume_of;
 use super::listing::{Volume, short};
+use super::shell::Shell;
 use crate::wire::http::{Answer, Call, Gate, Http, Method, Part, Request, Rules, Trust, Unsigned, Verdict};
-use crate::wire::ssh::{self, Destination};
+use crate::wire::ssh;
 use crate::{Access, BackendError, Kind, Secret};
 
 /// Where the password may stand.
@@ -57,13 +58,9 @@ pub(super) struct Browser {
 }
 
 impl Browser {
-    /// Asks for the password; nothing is said to the host yet. `to` is where its shell is.
-    pub(super) async fn new(
-        to: &Destination,
-        how: &Https,
-        access: &Access,
-        volumes: &[Volume],
-    ) -> Result<Self, BackendError> {
+    /// Asks for the password; nothing is said to the host yet. They are of the host whose shell this is.
+    pub(super) async fn of(shell: &Shell, how: &Https, volumes: &[Volume]) -> Result<Self, BackendError> {
+        let (to, access) = shell.reached();
         let place = ssh::place(to, access)?;
         if place.by_way && how.host.is_none() {
             let why = "its shell is reached by way of another machine, which HTTPS does not take";

@@ -39,6 +39,7 @@ use async_trait::async_trait;
 
 use crate::{Access, Backend, BackendError, Finding, Host, Target, TargetSummary, Uri};
 use address::{Address, Https};
+use browser::Browser;
 use shell::Shell;
 use snapshot::Writer;
 use survey::{Listed, Summary, Survey, TOOLS, tools, vms};
@@ -159,7 +160,7 @@ fn tool(name: &str, about: &str, there: &[String]) -> Finding {
 
 /// Can files come by HTTPS?
 async fn pages(shell: &Shell, how: &Https) -> Result<Finding, BackendError> {
-    let browser = shell.browser(how, &[]).await?;
+    let browser = Browser::of(shell, how, &[]).await?;
     browser.hello().await?;
     let (what, found) = ("datastore browser".to_owned(), browser.told());
     let text = |key: &str| found.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();

@@ -5,9 +5,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-use super::address::Https;
-use super::browser::Browser;
-use super::listing::{Volume, short};
+use super::listing::short;
 use super::text::{self, Value};
 use crate::wire::ssh::{Answer, Command, Destination, Running, Ssh};
 use crate::{Access, BackendError, Kind};
@@ -34,9 +32,9 @@ impl Shell {
         self.to.to_string()
     }
 
-    /// The pages of the same host.
-    pub(super) async fn browser(&self, how: &Https, volumes: &[Volume]) -> Result<Browser, BackendError> {
-        Browser::new(&self.to, how, &self.access, volumes).await
+    /// Where the host is, and how it is reached.
+    pub(super) fn reached(&self) -> (&Destination, &Access) {
+        (&self.to, &self.access)
     }
 
     /// The connection, made anew if it broke. A host that refuses us is not asked again.

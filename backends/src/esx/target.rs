@@ -70,7 +70,7 @@ impl EsxTarget {
     /// Logs in at the host's pages, if files come from there.
     async fn open_browser(&mut self) -> Result<(), BackendError> {
         let Some(how) = &self.https else { return Ok(()) };
-        let browser = self.shell.browser(how, &self.survey.volumes).await?;
+        let browser = Browser::of(&self.shell, how, &self.survey.volumes).await?;
         browser.check(&self.survey.vmx).await?;
         self.browser = Some(Arc::new(browser));
         Ok(())

@@ -93,6 +93,13 @@ pub(super) struct Mounted {
     pub(super) inner: bool,
 }
 
+/// A file, and all below it, that is gone through.
+pub(super) struct Start {
+    mounted: Mounted,
+    inode: u64,
+    path: Vec<u8>,
+}
+
 /// The file system of a volume and those inside it; only the one that was asked for, if one was.
 fn with_inner(
     label: &str,
@@ -219,15 +226,13 @@ impl Disk {
     }
 
     /// Where [`Disk::each`] begins, and whether all file systems that were asked for could be opened.
-    pub(super) fn starts(&self, context: &Context) -> Result<(Vec<(Mounted, u64, Vec<u8>)>, bool)> {
+    pub(super) fn starts(&self, context: &Context) -> Result<(Vec<Start>, bool)> {
         if self.address.inside.is_some() {
-            return Ok((vec![self.one(context)?], true));
+            let (mounted, inode, path) = self.one(context)?;
+            return Ok((vec![Start { mounted, inode, path }], true));
         }
         let (mounted, whole) = self.mounted(context)?;
-        let from_root = |mounted: Mounted| {
-            let root = mounted.fs.root();
-            (mounted, root, b"/".to_vec())
-        };
+        let from_root = |mounted: Mounted| Start { inode: mounted.fs.root(), mounted, path: b"/".to_vec() };
         Ok((mounted.into_iter().map(from_root).collect(), whole))
     }
 
@@ -240,7 +245,7 @@ impl Disk {
         take: &mut dyn FnMut(&Mounted, Found) -> Result<()>,
     ) -> Result<bool> {
         let (starts, mut whole) = self.starts(context)?;
-        for (mounted, inode, path) in starts {
+        for Start { mounted, inode, path } in starts {
             if self.address.inside.is_some() && !is_directory(&mounted, inode) {
                 take(&mounted, walk::alone(mounted.fs.as_ref(), inode, path)?)?;
                 continue;
