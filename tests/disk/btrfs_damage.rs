@@ -95,7 +95,7 @@ fn a_compressed_extent_that_does_not_fit_its_checksum_is_a_gap() {
     make(&image, &["-d", "single"], 128 << 20);
     let literal = b"a literal that LZO leaves as it is, 0123456789";
     let done = mounted(&image, "loop,compress-force=lzo", &temp.path().join("at"), |root| {
-        fs::write(root.join("packed"), [&literal[..], &[b'a'; 50_000]].concat()).unwrap();
+        fs::write(root.join("packed"), [&literal[..], &b"a".repeat(50_000)].concat()).unwrap();
         sync(root);
     });
     if !done {
