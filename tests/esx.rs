@@ -55,6 +55,14 @@ impl Bench {
         self.ask(&[&["acquire", target.as_str(), "--case", case.to_str().unwrap()], arguments].concat())
     }
 
+    /// The same, not started yet.
+    fn acquiring(&self, arguments: &[&str]) -> Command {
+        let mut command = impound();
+        command.arg("acquire").arg(Self::target(NAME)).args(arguments);
+        command.arg("--case").arg(self.case()).arg("--ssh-config").arg(self.esx.sshd.config());
+        command
+    }
+
     fn exhibit(&self, item: &str) -> Exhibit {
         Exhibit::find(&self.case(), item).unwrap()
     }
@@ -460,18 +468,14 @@ fn names_and_notes_of_others_stay_names_and_notes() -> Result<()> {
 }
 
 fn start(bench: &Bench) -> Result<Child> {
-    let mut command = impound();
-    command.arg("acquire").arg(Bench::target(NAME)).args(["--memory", "--disk", "disk0", "--rate", "1M"]);
-    command.arg("--case").arg(bench.case()).arg("--ssh-config").arg(bench.esx.sshd.config());
+    let mut command = bench.acquiring(&["--memory", "--disk", "disk0", "--rate", "1M"]);
     Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
 }
 
 /// A run whose guardian ends with it. A guardian goes on trying for minutes, and holds stderr so long to say what came of it.
 fn without_its_guardian(bench: &Bench, arguments: &[&str]) -> Result<Ran> {
     let (out, err) = (bench.folder.path().join("out"), bench.folder.path().join("err"));
-    let mut command = impound();
-    command.arg("acquire").arg(Bench::target(NAME)).args(arguments);
-    command.arg("--case").arg(bench.case()).arg("--ssh-config").arg(bench.esx.sshd.config());
+    let mut command = bench.acquiring(arguments);
     let code = command.stdout(File::create(&out)?).stderr(File::create(&err)?).status()?.code();
     let case = bench.case();
     for process in fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {

@@ -11,11 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::agent::{
-    Between, Does, ask, channel, kill_with_guardian, only_its_disk_stands_still, wait_for_state, writes,
-};
+use common::agent::{Between, Does, ask, channel, only_its_disk_stands_still, wait_for_state, writes};
 use common::guest::{Guest, Spec, wait_until};
-use common::killer::nothing_is_left;
+use common::killer::{kill_with_guardian, nothing_is_left};
 use common::run::{Exhibit, Ran, impound, run};
 use serde_json::json;
 use tempfile::TempDir;

@@ -127,8 +127,7 @@ fn whole(host: &XenHost) -> Result<()> {
 fn linux_is_read(memory: &Exhibit) -> Result<()> {
     let memory = Memory(&memory.dir);
     let processes = memory.rows("linux.pslist")?;
-    // Its bash was seen to have ended by itself.
-    for comm in ["init", "planted-shell", "nc", "sleep"] {
+    for comm in ["init", "planted-shell", "bash", "nc", "sleep"] {
         ensure!(has(&processes, &[("comm", json!(comm))]), "no {comm}: {processes:?}");
     }
     let modules = memory.rows("linux.lsmod")?;

@@ -6,16 +6,7 @@
 # times the disk's size under target/bench. Every figure is the median of all rounds, with the smallest and the largest.
 
 rounds=5 memory=1024 disk=2048 output=docs/benchmarks/acquire.md
-while [ $# -gt 0 ]; do
-    case $1 in
-    --rounds) rounds=${2:?} ;;
-    --memory) memory=${2:?} ;;
-    --disk) disk=${2:?} ;;
-    --output) output=${2:?} ;;
-    *) usage ;;
-    esac
-    shift 2
-done
+options rounds memory disk output -- "$@"
 if [ "$memory" -lt 512 ] || [ "$memory" -gt 2816 ]; then
     die "--memory is 512 to 2816 MiB: the random bytes lie below the hole"
 fi

@@ -7,16 +7,7 @@
 # through ntfs-3g. dissect comes from PyPI into a virtual environment under target/.
 
 rounds=3 files=200000 many=1000000 output=docs/benchmarks/disk.md
-while [ $# -gt 0 ]; do
-    case $1 in
-    --rounds) rounds=${2:?} ;;
-    --files) files=${2:?} ;;
-    --many) many=${2:?} ;;
-    --output) output=${2:?} ;;
-    *) usage ;;
-    esac
-    shift 2
-done
+options rounds files many output -- "$@"
 
 prepare
 [ "$(id -u)" = 0 ] || die "an image is filled through a mount: run it as root"

@@ -5,15 +5,7 @@
 # page cache, by impound and by the peer in turns. Needs about six times SIZE under target/bench.
 
 rounds=5 size=1024 output=docs/benchmarks/image.md
-while [ $# -gt 0 ]; do
-    case $1 in
-    --rounds) rounds=${2:?} ;;
-    --size) size=${2:?} ;;
-    --output) output=${2:?} ;;
-    *) usage ;;
-    esac
-    shift 2
-done
+options rounds size output -- "$@"
 
 prepare
 trap 'rm -rf "$work"/disk* "$work"/copy*' EXIT

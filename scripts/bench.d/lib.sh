@@ -10,6 +10,21 @@ say() {
     echo "bench: [$SECONDS s] $*" >&2
 }
 
+# options NAME… -- ARGUMENT…: --NAME VALUE sets the variable of that name; anything else is a mistake.
+options() {
+    local known=' '
+    while [ "$1" != -- ]; do
+        known+="--$1 "
+        shift
+    done
+    shift
+    while [ $# -gt 0 ]; do
+        [[ $known == *" $1 "* && $# -gt 1 ]] || usage
+        printf -v "${1#--}" %s "$2"
+        shift 2
+    done
+}
+
 # prepare: the tools, impound as it is shipped, and an empty place for the work.
 prepare() {
     scripts/install test

@@ -6,14 +6,7 @@
 # impound wrote from the image, its cache warm. Needs the fixtures linux-small and linux-6.12, and PyPI and crates.io for the peers.
 
 rounds=5 output=docs/benchmarks/memory.md
-while [ $# -gt 0 ]; do
-    case $1 in
-    --rounds) rounds=${2:?} ;;
-    --output) output=${2:?} ;;
-    *) usage ;;
-    esac
-    shift 2
-done
+options rounds output -- "$@"
 
 prepare
 mkdir -p "$work/vol/linux"

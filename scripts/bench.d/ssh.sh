@@ -6,16 +6,7 @@
 # three times memory and disk under target/bench. The guest is quiet, so what its QEMU writes meanwhile is written for the capture.
 
 rounds=5 memory=1024 disk=1024 output=docs/benchmarks/ssh.md
-while [ $# -gt 0 ]; do
-    case $1 in
-    --rounds) rounds=${2:?} ;;
-    --memory) memory=${2:?} ;;
-    --disk) disk=${2:?} ;;
-    --output) output=${2:?} ;;
-    *) usage ;;
-    esac
-    shift 2
-done
+options rounds memory disk output -- "$@"
 prepare
 scripts/fixtures linux-small
 cargo build --release --locked --manifest-path libvirt/Cargo.toml --target-dir "$work/../libvirt"

@@ -1,7 +1,7 @@
 //! The guest's agent as tests see it: asked past impound, and with somebody in between who holds back or spoils what it says.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::guest::{Guest, wait_for, wait_until};
@@ -191,21 +191,5 @@ fn lines(from: &UnixStream, mut to: UnixStream, mut passes: impl FnMut(&mut Vec<
     }
     let _ = to.shutdown(std::net::Shutdown::Both);
     let _ = from.shutdown(std::net::Shutdown::Both);
-    Ok(())
-}
-
-/// The program and the guardian it has started, killed at once.
-pub fn kill_with_guardian(child: &mut std::process::Child) -> Result<()> {
-    let mut guardians = String::new();
-    for thread in fs::read_dir(format!("/proc/{}/task", child.id()))? {
-        fs::File::open(thread?.path().join("children"))?.read_to_string(&mut guardians)?;
-    }
-    ensure!(!guardians.trim().is_empty(), "nobody stands guard");
-    for guardian in guardians.split_whitespace() {
-        let killed = std::process::Command::new("kill").args(["-9", guardian]).status();
-        ensure!(killed.context("kill")?.success(), "kill the guardian");
-    }
-    child.kill()?;
-    child.wait()?;
     Ok(())
 }

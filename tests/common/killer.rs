@@ -170,3 +170,19 @@ impl Slow {
         Ok((Ran::of(&output), self.case))
     }
 }
+
+/// The program and the guardian it has started, killed at once.
+pub fn kill_with_guardian(child: &mut Child) -> Result<()> {
+    let mut guardians = String::new();
+    for thread in fs::read_dir(format!("/proc/{}/task", child.id()))? {
+        guardians += &fs::read_to_string(thread?.path().join("children"))?;
+    }
+    ensure!(!guardians.trim().is_empty(), "nobody stands guard");
+    for guardian in guardians.split_whitespace() {
+        let killed = Command::new("kill").args(["-9", guardian]).status();
+        ensure!(killed.context("kill")?.success(), "kill the guardian");
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use super::guest::{absent, wait_until};
+use super::killer::kill_with_guardian;
 use super::run::{Ran, impound};
 
 /// Long enough for any run here on a slow machine; a run that takes longer hangs.
@@ -183,17 +184,7 @@ impl Run {
 
     /// Kills it, and the guardian that it has started, so that only dom0's own watchdog is left.
     pub fn kill(mut self) -> Result<PathBuf> {
-        let pid = self.child.id();
-        let mut guardians = String::new();
-        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-            guardians += &fs::read_to_string(thread?.path().join("children"))?;
-        }
-        ensure!(!guardians.trim().is_empty(), "nobody stands guard");
-        for child in guardians.split_whitespace() {
-            ensure!(Command::new("kill").args(["-9", child]).status()?.success(), "kill the guardian");
-        }
-        self.child.kill()?;
-        self.child.wait()?;
+        kill_with_guardian(&mut self.child)?;
         Ok(self.case)
     }
 

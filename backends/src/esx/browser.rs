@@ -58,7 +58,7 @@ pub(super) struct Browser {
 }
 
 impl Browser {
-    /// Asks for the password; nothing is said to the host yet. They are of the host whose shell this is.
+    /// The pages of the host that `shell` is of. Asks for the password; nothing is said to the host yet.
     pub(super) async fn of(shell: &Shell, how: &Https, volumes: &[Volume]) -> Result<Self, BackendError> {
         let (to, access) = shell.reached();
         let place = ssh::place(to, access)?;

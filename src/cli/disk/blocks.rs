@@ -248,7 +248,7 @@ struct Line {
 }
 
 fn owners(disk: &Disk, wanted: &Wanted, context: &Context) -> Result<Exit> {
-    let (Mounted { label, fs, .. }, ..) = disk.one(context)?;
+    let Mounted { label, fs, .. } = disk.one(context)?.mounted;
     if let Some(last) = wanted.ranges().last().filter(|last| last.end > fs.blocks()) {
         let what =
             format!("there is no block {}; the last of {label} is {}", last.end - 1, fs.blocks().saturating_sub(1));

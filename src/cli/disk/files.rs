@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::super::Exit;
 use super::super::context::{Context, raw_stdout, write_zeros};
 use super::list::{accessed, exit, int};
-use super::open::Disk;
+use super::open::{Disk, Start};
 use crate::disk::fs::{FileKind, Filesystem};
 use crate::disk::walk::How;
 use crate::image::{Kind, ReadAt, ReadError, digest::Digests, map};
@@ -26,7 +26,7 @@ const BATCH: usize = 4096;
 const FACTS: &[Column] = &[Column("property"), Column("value")];
 
 pub(super) fn stat(disk: &Disk, context: &Context) -> Result<Exit> {
-    let (mounted, inode, path) = disk.one(context)?;
+    let Start { mounted, inode, path } = disk.one(context)?;
     let node = mounted.fs.node(inode)?;
     let time = |at: Option<jiff::Timestamp>| Cell::or_absent(at, Absent::NotApplicable, Cell::Time);
     let mut rows = context.table(FACTS);
@@ -95,7 +95,7 @@ pub(super) fn pieces(content: &dyn ReadAt, take: Take<'_>) -> Result<()> {
 
 pub(super) fn cat(disk: &Disk, slack: bool, stream: Option<&OsStr>, context: &Context) -> Result<Exit> {
     let mut out = raw_stdout()?;
-    let (mounted, inode, _) = disk.one(context)?;
+    let Start { mounted, inode, .. } = disk.one(context)?;
     let node = mounted.fs.node(inode)?;
     if slack {
         out.write_all(&mounted.fs.slack(inode)?)?;

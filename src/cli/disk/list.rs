@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::super::Exit;
 use super::super::context::Context;
-use super::open::{Disk, Mounted};
+use super::open::{Disk, Mounted, Start};
 use crate::disk::fs::{FileKind, Filesystem, Lost, Node, State, Stream, Times};
 use crate::disk::walk::{self, Found, How};
 use crate::image::{Kind, ReadError};
@@ -245,7 +245,7 @@ fn wanted(disk: &Disk, recursive: bool, context: &Context) -> Result<Wanted> {
     if disk.address.inside.is_none() {
         return Ok(Wanted { lost, good, swap: None });
     }
-    let (mounted, inode, named) = disk.one(context)?;
+    let Start { mounted, inode, path: named } = disk.one(context)?;
     let path = path_of(&mounted, inode, named.clone())?;
     lost.retain(|(_, lost)| is_below(lost, &path, recursive));
     Ok(Wanted { lost, good, swap: Some((named, path)) })

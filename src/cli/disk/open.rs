@@ -95,9 +95,9 @@ pub(super) struct Mounted {
 
 /// A file, and all below it, that is gone through.
 pub(super) struct Start {
-    mounted: Mounted,
-    inode: u64,
-    path: Vec<u8>,
+    pub(super) mounted: Mounted,
+    pub(super) inode: u64,
+    pub(super) path: Vec<u8>,
 }
 
 /// The file system of a volume and those inside it; only the one that was asked for, if one was.
@@ -207,7 +207,7 @@ impl Disk {
     }
 
     /// The one file system that a path or number is meant for, and the file: the root if none was named.
-    pub(super) fn one(&self, context: &Context) -> Result<(Mounted, u64, Vec<u8>)> {
+    pub(super) fn one(&self, context: &Context) -> Result<Start> {
         let (mut all, _) = self.mounted(context)?;
         // A path goes to a subvolume only if that was named.
         all.retain(|mounted| !mounted.inner || self.address.sub.is_some());
@@ -222,14 +222,13 @@ impl Disk {
             Some(Inside::Path(path)) => (walk::find(mounted.fs.as_ref(), path)?, path.clone()),
             Some(Inside::Inode(inode)) => (*inode, format!("/#{inode}").into_bytes()),
         };
-        Ok((mounted, inode, path))
+        Ok(Start { mounted, inode, path })
     }
 
     /// Where [`Disk::each`] begins, and whether all file systems that were asked for could be opened.
     pub(super) fn starts(&self, context: &Context) -> Result<(Vec<Start>, bool)> {
         if self.address.inside.is_some() {
-            let (mounted, inode, path) = self.one(context)?;
-            return Ok((vec![Start { mounted, inode, path }], true));
+            return Ok((vec![self.one(context)?], true));
         }
         let (mounted, whole) = self.mounted(context)?;
         let from_root = |mounted: Mounted| Start { inode: mounted.fs.root(), mounted, path: b"/".to_vec() };
@@ -244,7 +243,19 @@ impl Disk {
         context: &Context,
         take: &mut dyn FnMut(&Mounted, Found) -> Result<()>,
     ) -> Result<bool> {
-        let (starts, mut whole) = self.starts(context)?;
+        let (starts, whole) = self.starts(context)?;
+        Ok(self.each_of(starts, how, context, take)? & whole)
+    }
+
+    /// The same of where it begins, as [`Disk::starts`] found it.
+    pub(super) fn each_of(
+        &self,
+        starts: Vec<Start>,
+        how: How,
+        context: &Context,
+        take: &mut dyn FnMut(&Mounted, Found) -> Result<()>,
+    ) -> Result<bool> {
+        let mut whole = true;
         for Start { mounted, inode, path } in starts {
             if self.address.inside.is_some() && !is_directory(&mounted, inode) {
                 take(&mounted, walk::alone(mounted.fs.as_ref(), inode, path)?)?;

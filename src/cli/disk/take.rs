@@ -75,13 +75,14 @@ fn in_volume(label: &str, path: &[u8]) -> Vec<u8> {
 }
 
 pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result<Exit> {
-    let (starts, _) = disk.starts(context)?;
+    let (starts, opened) = disk.starts(context)?;
+    let several = starts.len() > 1;
     let mut tree = args.tree()?;
     let task = context.progress().count("extracting", "files", None);
-    let whole = disk.each(How { recursive: true, deleted: false }, context, &mut |mounted, found| {
+    let read = disk.each_of(starts, How { recursive: true, deleted: false }, context, &mut |mounted, found| {
         task.add(1);
         let Found { path, entry, node, .. } = found;
-        let path = if starts.len() > 1 { in_volume(&mounted.label, &path) } else { path };
+        let path = if several { in_volume(&mounted.label, &path) } else { path };
         let node = match node {
             Ok(node) => node,
             Err(error) => return tree.unread(&path, entry.inode, &error),
@@ -92,7 +93,7 @@ pub(super) fn extract(disk: &Disk, args: &TakeArgs, context: &Context) -> Result
         put(&mut tree, mounted.fs.as_ref(), (&path, &entry.name), &node)
     })?;
     context.say(&tree.end()?);
-    Ok(exit(whole && tree.counts.good()))
+    Ok(exit(opened && read && tree.counts.good()))
 }
 
 pub(super) fn recover(disk: &Disk, args: &TakeArgs, context: &Context) -> Result<Exit> {
