@@ -63,6 +63,8 @@ END
 exec libvirtd -f /etc/libvirt/libvirtd.conf -p "$1/pid"
 "#;
 
+const AGAIN: &str = r#"exec libvirtd -f /etc/libvirt/libvirtd.conf -p "$1/pid""#;
+
 impl Libvirtd {
     pub fn start() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("impound-libvirtd-").tempdir()?;
@@ -77,6 +79,25 @@ impl Libvirtd {
         let mut answers = || libvirtd.virsh(&["list"]).is_ok();
         wait_until(&mut answers, STARTS, "libvirtd to answer; scripts/install test installs it")?;
         Ok(libvirtd)
+    }
+
+    /// Kills the daemon as a fault would, and starts another in its place; guests live on. `domain` is one of them.
+    pub fn kill_and_restart(&mut self, domain: &str) -> Result<()> {
+        let pid = fs::read_to_string(format!("{}/qemu/{domain}.pid", self.run_folder()))?;
+        self.daemon.kill()?;
+        self.daemon.wait()?;
+        // The folders of the first are in a mount namespace that only its guests have now.
+        let log = fs::File::options().append(true).open(self.folder.path().join("log"))?;
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{}/ns/mnt", pid.trim())).args(["sh", "-c", AGAIN, "sh"]);
+        command.arg(self.folder.path()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.daemon = command.spawn().context("run nsenter")?;
+        wait_until(|| self.virsh(&["list"]).is_ok(), STARTS, "libvirtd to answer again")
+    }
+
+    /// Its own /run/libvirt, seen from here.
+    fn run_folder(&self) -> String {
+        format!("/proc/{}/root/run/libvirt", self.daemon.id())
     }
 
     fn alive(&mut self) -> bool {
@@ -171,6 +192,8 @@ impl Drop for Libvirtd {
         }
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
+        // A daemon that broke left its guests, whose disks are in this folder.
+        let _ = Command::new("pkill").args(["-KILL", "-f"]).arg(self.folder.path()).status();
     }
 }
 
