@@ -60,10 +60,9 @@ unix_sock_dir = "$1"
 auth_unix_rw = "none"
 auth_unix_ro = "none"
 END
-exec libvirtd -f /etc/libvirt/libvirtd.conf -p "$1/pid"
+# As systemd does: one that breaks is started again.
+until libvirtd -f /etc/libvirt/libvirtd.conf -p "$1/pid"; do sleep 0.2; done
 "#;
-
-const AGAIN: &str = r#"exec libvirtd -f /etc/libvirt/libvirtd.conf -p "$1/pid""#;
 
 impl Libvirtd {
     pub fn start() -> Result<Self> {
@@ -81,23 +80,13 @@ impl Libvirtd {
         Ok(libvirtd)
     }
 
-    /// Kills the daemon as a fault would, and starts another in its place; guests live on. `domain` is one of them.
-    pub fn kill_and_restart(&mut self, domain: &str) -> Result<()> {
-        let pid = fs::read_to_string(format!("{}/qemu/{domain}.pid", self.run_folder()))?;
-        self.daemon.kill()?;
-        self.daemon.wait()?;
-        // The folders of the first are in a mount namespace that only its guests have now.
-        let log = fs::File::options().append(true).open(self.folder.path().join("log"))?;
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--mount=/proc/{}/ns/mnt", pid.trim())).args(["sh", "-c", AGAIN, "sh"]);
-        command.arg(self.folder.path()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.daemon = command.spawn().context("run nsenter")?;
-        wait_until(|| self.virsh(&["list"]).is_ok(), STARTS, "libvirtd to answer again")
-    }
-
-    /// Its own /run/libvirt, seen from here.
-    fn run_folder(&self) -> String {
-        format!("/proc/{}/root/run/libvirt", self.daemon.id())
+    /// Kills the daemon as a fault would, and waits until another is in its place. Guests live on.
+    pub fn kill_daemon(&self) -> Result<()> {
+        let pid = || fs::read_to_string(self.folder.path().join("pid")).unwrap_or_default().trim().to_owned();
+        let first = pid();
+        let killed = Command::new("kill").args(["-KILL", &first]).status()?;
+        ensure!(killed.success(), "no daemon {first:?}");
+        wait_until(|| pid() != first && self.virsh(&["list"]).is_ok(), STARTS, "libvirtd to answer again")
     }
 
     fn alive(&mut self) -> bool {
@@ -192,7 +181,7 @@ impl Drop for Libvirtd {
         }
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
-        // A daemon that broke left its guests, whose disks are in this folder.
+        // The daemon itself, and guests that one which broke has left: their command lines name this folder.
         let _ = Command::new("pkill").args(["-KILL", "-f"]).arg(self.folder.path()).status();
     }
 }
