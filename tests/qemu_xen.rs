@@ -7,37 +7,46 @@
 mod common;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use common::guest::{wait_for, wait_until};
 use common::memory::{Memory, has};
 use common::run::{Exhibit, run, sha256sum};
-use common::xen::{WITHIN, XenHost};
+use common::xen::{WITHIN, XenHost, skip};
 use impound::image;
 use serde_json::{Value, json};
 
 type Step = fn(&XenHost) -> Result<()>;
 
+/// How long it may take to set off the last step. What a slower machine leaves out is told as skipped.
+const BUDGET: Duration = Duration::from_secs(600);
+
+const STEPS: &[(&str, Step)] = &[
+    ("what it runs is listed, shown and checked", it_is_told),
+    ("a domain that is not there is refused", no_such_domain),
+    ("without room for a snapshot nothing begins", no_room),
+    ("a domain that somebody has taken is refused", taken),
+    ("a whole capture, with dom0's disk full, is of one instant", whole),
+    ("a killed client leaves a running guest", killed_client),
+    ("a killed xl is a failure that is named", killed_xl),
+    ("a guest that xl cannot dump, with names full of shell", odd_names),
+    ("a snapshot holds what the volume held", the_snapshot_is_of_its_instant),
+    ("a paused guest is dumped twice alike, also from dom0 itself, and stays paused", twice_alike),
+    ("a running guest is dumped live, and that is said", live),
+];
+
 #[test]
 fn a_real_xen_host_is_captured_and_left_as_it_was_found() -> Result<()> {
-    const STEPS: &[(&str, Step)] = &[
-        ("what it runs is listed, shown and checked", it_is_told),
-        ("a domain that is not there is refused", no_such_domain),
-        ("without room for a snapshot nothing begins", no_room),
-        ("a domain that somebody has taken is refused", taken),
-        ("a whole capture, with dom0's disk full, is of one instant", whole),
-        ("a snapshot holds what the volume held", the_snapshot_is_of_its_instant),
-        ("a paused guest is dumped twice alike and stays paused", twice_alike),
-        ("a running guest is dumped live, and that is said", live),
-        ("on dom0 itself it is the same", on_dom0),
-        ("a killed client leaves a running guest", killed_client),
-        ("a killed xl is a failure that is named", killed_xl),
-        ("a guest that xl cannot dump, with names full of shell", odd_names),
-    ];
+    let begun = Instant::now();
     let Some(host) = XenHost::boot()? else { return Ok(()) };
-    let begun = std::time::Instant::now();
-    for (what, step) in STEPS {
-        eprintln!("qemu_xen: {} s: {what}", begun.elapsed().as_secs());
+    for (done, (what, step)) in STEPS.iter().enumerate() {
+        let took = begun.elapsed();
+        eprintln!("qemu_xen: {} s: {what}", took.as_secs());
+        if took > BUDGET && std::env::var_os("IMPOUND_XEN_HOST").is_none() {
+            let left: Vec<_> = STEPS[done..].iter().map(|(what, _)| *what).collect();
+            return skip(&format!("not within {} s on this machine: {}", BUDGET.as_secs(), left.join("; ")));
+        }
         step(&host).context(*what)?;
     }
     Ok(())
@@ -198,21 +207,23 @@ fn the_snapshot_is_of_its_instant(host: &XenHost) -> Result<()> {
     host.is_as_it_was(false, "after a snapshot")
 }
 
+/// Once from here, and once by the program itself on dom0, with the libraries that are missing there.
 fn twice_alike(host: &XenHost) -> Result<()> {
+    const RUN: &str = "LD_LIBRARY_PATH=/root/here /root/here/impound --format json";
+    host.bring_the_program("/root/here")?;
+    let rows: Value = serde_json::from_str(&host.dom0(&format!("{RUN} targets xen:///"))?)?;
+    ensure!(rows.to_string().contains("web01"), "{rows}");
     host.dom0("xl pause web01")?;
-    let mut sums = Vec::new();
-    for case in ["first", "second"] {
-        let (ran, case) = host.acquire("web01", case, &["--memory"])?;
-        ran.expect(0)?;
-        let memory = Exhibit::find(&case, "memory")?;
-        assert_eq!(memory.sha256(), sha256sum(&memory.image())?);
-        assert_eq!(memory.record["pauses"], json!([]), "it stood still already");
-        sums.push(memory.sha256().to_owned());
-    }
-    assert_eq!(sums[0], sums[1]);
+    let (ran, case) = host.acquire("web01", "from-here", &["--memory"])?;
+    ran.expect(0)?;
+    let memory = Exhibit::find(&case, "memory")?;
+    assert_eq!(memory.sha256(), sha256sum(&memory.image())?);
+    assert_eq!(memory.record["pauses"], json!([]), "it stood still already");
+    host.dom0(&format!("{RUN} acquire 'xen:///#web01' --memory --disk xvdb --case /root/here/case"))?;
     host.is_as_it_was(true, "after two dumps of a paused guest")?;
-    host.dom0("xl unpause web01")?;
-    Ok(())
+    let sum = host.dom0("sha256sum /root/here/case/exhibits/*memory*/data/memory*")?;
+    assert_eq!(sum.split_whitespace().next(), Some(memory.sha256()));
+    host.dom0(&format!("{RUN} verify /root/here/case && rm -r /root/here && xl unpause web01")).map(drop)
 }
 
 /// Taken while the guest runs on: not of one instant, and called so.
@@ -226,20 +237,6 @@ fn live(host: &XenHost) -> Result<()> {
     let processes = Memory(&memory.dir).rows("linux.pslist")?;
     ensure!(has(&processes, &[("comm", json!("planted-shell"))]), "{processes:?}");
     host.is_as_it_was(false, "after a live dump")
-}
-
-/// The program itself on dom0, with the libraries that are missing there.
-fn on_dom0(host: &XenHost) -> Result<()> {
-    const RUN: &str = "LD_LIBRARY_PATH=/root/here /root/here/impound --format json";
-    host.bring_the_program("/root/here")?;
-    let rows: Value = serde_json::from_str(&host.dom0(&format!("{RUN} targets xen:///"))?)?;
-    ensure!(rows.to_string().contains("web01"), "{rows}");
-    host.dom0(&format!("{RUN} acquire 'xen:///#web01' --memory --config --disk xvdb --case /root/here/case"))?;
-    host.is_as_it_was(false, "after a capture on dom0 itself")?;
-    host.dom0(&format!("{RUN} verify /root/here/case"))?;
-    let found = host.dom0(&format!("{RUN} memory /root/here/case/exhibits/*memory* linux.pslist"))?;
-    ensure!(found.contains("planted-shell"), "{found}");
-    host.dom0("rm -r /root/here").map(drop)
 }
 
 /// Neither the program nor its guardian is left, as if our whole machine were gone.
