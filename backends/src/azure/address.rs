@@ -89,8 +89,8 @@ pub(super) fn origin(text: &str) -> Result<String, &'static str> {
 /// The host of `host:port`, if it is an address and no name.
 pub(super) fn ip(authority: &str) -> Option<IpAddr> {
     let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
+        Some(rest) => rest.split_once(']').filter(|(_, port)| port.is_empty() || port.starts_with(':'))?.0,
+        None => authority.split(':').next()?,
     };
     host.parse().ok()
 }

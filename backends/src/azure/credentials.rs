@@ -249,8 +249,8 @@ mod tests {
         let soon = Timestamp::now().as_second() + 3600;
         let jwt = format!("e30.{}.x", URL_SAFE_NO_PAD.encode(format!(r#"{{"exp":{soon},"tid":"t"}}"#)));
         for document in [
-            format!(r#"{{"access_token":"hunter2","expires_in":3600}}"#),
-            format!(r#"{{"access_token":"hunter2","expires_in":"3600"}}"#),
+            r#"{"access_token":"hunter2","expires_in":3600}"#.to_owned(),
+            r#"{"access_token":"hunter2","expires_in":"3600"}"#.to_owned(),
             format!(r#"{{"accessToken":"hunter2","expires_on":{soon},"expiresOn":"2026-01-01 00:00:00.000000"}}"#),
             format!(r#"{{"access_token":"hunter2","expires_on":"{soon}"}}"#),
             format!(r#"{{"accessToken":"{jwt}"}}"#),
