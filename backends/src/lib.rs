@@ -8,6 +8,8 @@
 mod access;
 #[cfg(feature = "aws")]
 pub mod aws;
+#[cfg(feature = "azure")]
+pub mod azure;
 mod capture;
 mod error;
 #[cfg(feature = "esx")]
@@ -52,6 +54,8 @@ pub static ALL: &[&dyn Backend] = &[
     &esx::Esx,
     #[cfg(feature = "aws")]
     &aws::Aws,
+    #[cfg(feature = "azure")]
+    &azure::Azure,
     &file::File,
     &fake::Fake,
 ];

@@ -184,25 +184,29 @@ impl Account {
         Exhibit::find(&self.case(), item).unwrap()
     }
 
-    /// Secrets in what was said, and in every file but those that a test wrote as the user's own.
-    pub(crate) fn no_secrets(&self, ran: &Ran) {
-        let found = |text: &[u8]| {
-            let hit = |secret: &&String| text.windows(secret.len()).any(|part| part == secret.as_bytes());
-            self.secrets.iter().find(hit).cloned()
-        };
-        for text in [&ran.stdout, &ran.stderr] {
-            assert_eq!(found(text.as_bytes()), None, "{text}");
-        }
-        let mut folders = vec![self.case()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if !path.parent().unwrap().ends_with("data") {
-                    // An image is the guest's own, all else is ours.
-                    assert_eq!(found(&fs::read(&path).unwrap()), None, "{}", path.display());
-                }
+    fn no_secrets(&self, ran: &Ran) {
+        search(&self.case(), &self.secrets, ran);
+    }
+}
+
+/// Secrets in what was said, and in every file of the case but the guest's own.
+pub(crate) fn search(case: &Path, secrets: &[String], ran: &Ran) {
+    let found = |text: &[u8]| {
+        let hit = |secret: &&String| text.windows(secret.len()).any(|part| part == secret.as_bytes());
+        secrets.iter().find(hit).cloned()
+    };
+    for text in [&ran.stdout, &ran.stderr] {
+        assert_eq!(found(text.as_bytes()), None, "{text}");
+    }
+    let mut folders = vec![case.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.parent().unwrap().ends_with("data") {
+                // An image is the guest's own, all else is ours.
+                assert_eq!(found(&fs::read(&path).unwrap()), None, "{}", path.display());
             }
         }
     }

@@ -11,5 +11,9 @@
 mod aws;
 mod aws_breaks;
 mod aws_kit;
+mod azure;
+mod azure_breaks;
+mod azure_kit;
+mod azure_who;
 #[path = "../common/mod.rs"]
 mod common;

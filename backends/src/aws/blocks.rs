@@ -6,32 +6,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::sleep;
 
 use super::api::{Api, Refused};
 use super::ebs::{BLOCK, List, Listed, PAGE, has_run_out};
 use super::since::Earlier;
-use crate::{BackendError, Kind, Piece, PieceStream, Secret, Why};
+use crate::wire::http::spans::{self, Lost, Spans};
+use crate::{BackendError, Kind, PieceStream, Secret};
 
-/// Pieces that wait for the writer.
-const AHEAD: usize = 8;
 /// Blocks under way, of all volumes together: 48 MiB.
 pub(super) const UNDER_WAY: usize = 96;
-/// Blocks that fail one after the other before nothing more is asked for.
-const FAILURES_MAX: u32 = 16;
 /// How often a block's token, or a page's, is asked for anew.
 const TOKENS_MAX: u32 = 5;
 /// Most empty pages before the one with a block that was listed before.
 const PAGES_MAX: u32 = 16;
 /// How long to wait before the state of a snapshot is asked for again: at first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
-
-pub(super) type Sender = mpsc::Sender<Result<Piece, BackendError>>;
 
 /// What is read.
 pub(super) struct Work {
@@ -49,8 +43,6 @@ pub(super) struct Work {
     pub(super) whole: Arc<AtomicBool>,
     /// Tokens that were asked for anew, by the number of their block.
     tokens: Mutex<BTreeMap<u64, Secret>>,
-    /// Blocks that failed one after the other.
-    failures: AtomicU32,
 }
 
 impl Work {
@@ -64,7 +56,6 @@ impl Work {
             under_way: Arc::clone(under_way),
             whole: Arc::default(),
             tokens: Mutex::default(),
-            failures: AtomicU32::new(0),
         }
     }
 
@@ -74,37 +65,27 @@ impl Work {
     }
 
     /// Blocks that the list passes over: as they were, or never written.
-    async fn unlisted(&self, send: &Sender, from: u64, to: u64) -> Result<(), BackendError> {
+    async fn unlisted(&self, spans: &Spans, from: u64, to: u64) -> Result<(), BackendError> {
         if let Some(earlier) = &self.earlier {
-            return earlier.send(send, from * BLOCK, to * BLOCK).await;
+            return earlier.send(spans.out(), from * BLOCK, to * BLOCK).await;
         }
-        hole(send, from, to).await;
+        spans.hole(from * BLOCK, to * BLOCK).await;
         Ok(())
     }
 }
 
 /// Begins; the snapshot need not be complete yet.
 pub(super) fn start(work: Work) -> PieceStream {
-    let (send, pieces) = mpsc::channel(AHEAD);
-    tokio::spawn(async move {
-        let work = Arc::new(work);
-        let done = tokio::select! {
-            biased;
-            () = send.closed() => return,
-            done = run(&work, &send) => done,
-        };
-        match done {
-            Ok(()) => work.whole.store(true, Ordering::Release),
-            // Nobody listens any more, if it cannot be sent.
-            Err(refused) => drop(send.send(Err(*refused.error)).await),
-        }
-    });
-    pieces
+    let (under_way, whole) = (Arc::clone(&work.under_way), Arc::clone(&work.whole));
+    let work = Arc::new(work);
+    spans::start(&under_way, whole, |mut spans| async move {
+        run(&work, &mut spans).await?;
+        Ok(spans)
+    })
 }
 
-async fn run(work: &Arc<Work>, send: &Sender) -> Result<(), Refused> {
+async fn run(work: &Arc<Work>, spans: &mut Spans) -> Result<(), Refused> {
     until_complete(&work.api, &work.snapshot).await?;
-    let mut tasks = JoinSet::new();
     let (mut next, mut token, mut refreshed) = (work.from / BLOCK, None::<String>, 0);
     loop {
         let page = work.api.list_blocks(&work.snapshot, work.list(), next, token.as_deref(), PAGE.0).await;
@@ -122,12 +103,14 @@ async fn run(work: &Arc<Work>, send: &Sender) -> Result<(), Refused> {
         }
         ascends(work, next, &page.blocks)?;
         for block in page.blocks {
-            work.unlisted(send, next, block.index).await?;
+            work.unlisted(spans, next, block.index).await?;
             next = block.index + 1;
             match block.token() {
-                Some(token) => spawn(work, send, &mut tasks, block.index, token).await?,
+                Some(token) => {
+                    spans.read(block.index * BLOCK, BLOCK, read(Arc::clone(work), block.index, token)).await?;
+                }
                 // The earlier snapshot has it, and this one does not any more.
-                None if work.earlier.is_some() => hole(send, block.index, next).await,
+                None if work.earlier.is_some() => spans.hole(block.index * BLOCK, next * BLOCK).await,
                 None => return Err(wrong_list(work, format!("block {}", block.index), "a token", "none")),
             }
         }
@@ -136,11 +119,7 @@ async fn run(work: &Arc<Work>, send: &Sender) -> Result<(), Refused> {
             break;
         }
     }
-    work.unlisted(send, next, work.len / BLOCK).await?;
-    while let Some(done) = tasks.join_next().await {
-        ended(done)?;
-    }
-    Ok(())
+    Ok(work.unlisted(spans, next, work.len / BLOCK).await?)
 }
 
 /// A whole page is looked at before any of it is believed: a hole that was told once is not taken back.
@@ -164,62 +143,21 @@ fn wrong_list(
     BackendError::corrupt("list the blocks of the snapshot", &work.snapshot, at, expected, found).into()
 }
 
-/// Blocks that were never written, if any are between.
-async fn hole(send: &Sender, from: u64, to: u64) {
-    if from < to {
-        // Whoever does not listen any more needs no hole.
-        let _ = send.send(Ok(Piece::Gap { at: from * BLOCK, len: (to - from) * BLOCK, why: Why::Sparse })).await;
-    }
-}
-
-type Ended = Result<(), Refused>;
-
-fn ended(done: Result<Ended, tokio::task::JoinError>) -> Ended {
-    done.unwrap_or_else(|error| {
-        Err(BackendError::new(Kind::Io, "read a block of the snapshot", "this program", error.to_string()).into())
-    })
-}
-
-/// Sets off the reading of a block, once there is room; answers what ended in the meantime.
-async fn spawn(work: &Arc<Work>, send: &Sender, tasks: &mut JoinSet<Ended>, index: u64, token: Secret) -> Ended {
-    while let Some(done) = tasks.try_join_next() {
-        ended(done)?;
-    }
-    // It is never closed.
-    let Ok(room) = Arc::clone(&work.under_way).acquire_owned().await else { return Ok(()) };
-    let (work, send) = (Arc::clone(work), send.clone());
-    tasks.spawn(async move {
-        let at = index * BLOCK;
-        let piece = match read(&work, index, token).await {
-            Ok(bytes) => {
-                work.failures.store(0, Ordering::Relaxed);
-                Piece::Data { at, bytes }
-            }
-            Err(refused) if holds_for_all(&work, &refused) => return Err(refused),
-            Err(refused) => Piece::Gap { at, len: BLOCK, why: Why::Unreadable(refused.error.why) },
-        };
-        let _ = send.send(Ok(piece)).await;
-        drop(room);
-        Ok(())
-    });
-    Ok(())
-}
-
-/// Is there no sense in asking for another block?
-fn holds_for_all(work: &Work, refused: &Refused) -> bool {
-    let refused_as_such = !refused.code.is_empty() && !has_run_out(refused) && refused.error.kind != Kind::Io;
-    refused_as_such || work.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX
-}
-
 /// A block, with a new token if need be.
-async fn read(work: &Work, index: u64, mut token: Secret) -> Result<bytes::Bytes, Refused> {
+async fn read(work: Arc<Work>, index: u64, mut token: Secret) -> Result<bytes::Bytes, Lost> {
     for _ in 0..TOKENS_MAX {
         match work.api.block(&work.snapshot, index, token.clone()).await {
-            Err(refused) if has_run_out(&refused) => token = renew(work, index, &token).await?,
-            other => return other,
+            Err(refused) if has_run_out(&refused) => token = renew(&work, index, &token).await.map_err(lost)?,
+            other => return other.map_err(lost),
         }
     }
-    work.api.block(&work.snapshot, index, token).await
+    work.api.block(&work.snapshot, index, token).await.map_err(lost)
+}
+
+/// What AWS refuses as such, it refuses for every block.
+fn lost(refused: Refused) -> Lost {
+    let for_all = !refused.code.is_empty() && !has_run_out(&refused) && refused.error.kind != Kind::Io;
+    Lost { error: refused.error, for_all }
 }
 
 /// Another token for a block. Those after it are kept, since they have most likely run out too.

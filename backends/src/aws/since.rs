@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::wire::http::spans::Out;
 use crate::{BackendError, Piece, Since, Why};
 
-use super::blocks::Sender;
 use super::ebs::BLOCK;
 
 /// What is read of the copy at once, in bytes.
@@ -43,7 +43,7 @@ impl Earlier {
     }
 
     /// Sends the bytes `from..to` of the copy. Ends early, and well, if nobody listens any more.
-    pub(super) async fn send(&self, send: &Sender, from: u64, to: u64) -> Result<(), BackendError> {
+    pub(super) async fn send(&self, send: &Out, from: u64, to: u64) -> Result<(), BackendError> {
         let mut at = from;
         while at < to {
             let file = Arc::clone(&self.file);

@@ -16,6 +16,7 @@ mod gate;
 mod range;
 mod request;
 mod retry;
+pub mod spans;
 #[cfg(test)]
 mod tests;
 mod trust;
