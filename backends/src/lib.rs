@@ -16,6 +16,8 @@ pub mod fake;
 pub mod file;
 mod journal;
 mod live;
+#[cfg(feature = "openstack")]
+pub mod openstack;
 #[cfg(feature = "qemu")]
 pub mod qemu;
 mod target;
@@ -52,6 +54,8 @@ pub static ALL: &[&dyn Backend] = &[
     &esx::Esx,
     #[cfg(feature = "aws")]
     &aws::Aws,
+    #[cfg(feature = "openstack")]
+    &openstack::Openstack,
     &file::File,
     &fake::Fake,
 ];

@@ -23,9 +23,11 @@ use crate::{
     Access, Backend, BackendError, Capture, Facts, Finding, Finished, Host, How, Item, ItemKind, Journal, Method, Plan,
     PlannedItem, Target, TargetSummary, Undo, Uri, WireLog,
 };
-use source::Source;
 #[cfg(feature = "aws")]
-pub(crate) use {read::data, source::safe_name};
+pub(crate) use read::data;
+use source::Source;
+#[cfg(any(feature = "aws", feature = "openstack"))]
+pub(crate) use source::safe_name;
 
 /// The only way to take a file.
 const METHOD: &str = "read";
