@@ -13,3 +13,6 @@ mod aws_breaks;
 mod aws_kit;
 #[path = "../common/mod.rs"]
 mod common;
+mod openstack;
+mod openstack_breaks;
+mod openstack_kit;

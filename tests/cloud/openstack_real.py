@@ -1,7 +1,7 @@
 """The real half of an OpenStack cloud on loopback: Keystone and Glance from PyPI, each a process of its own, on SQLite.
 
     openstack_real.py prepare FOLDER            makes databases with users, projects and a catalog, once
-    openstack_real.py keystone|glance FOLDER    serves a copy of that; prints its port, and ends with its parent
+    openstack_real.py keystone|glance FOLDER FD serves a copy of that on a socket that listens; says so, and ends with its parent
 
 Real: all of Keystone and Glance, their databases, tokens (Fernet), policies, stores and digests; Glance asks Keystone about every token.
 Not theirs: the server under them is werkzeug's. With TEST_STORE=whole the store of files says of itself what that of Ceph says: no
@@ -57,6 +57,7 @@ default_backend = files
 [files]
 filesystem_store_datadir = {folder}/images
 filesystem_thin_provisioning = true
+filesystem_store_chunk_size = 1048576
 [os_glance_staging_store]
 filesystem_store_datadir = {folder}/staging
 [os_glance_tasks_store]
@@ -65,6 +66,7 @@ filesystem_store_datadir = {folder}/tasks
 www_authenticate_uri = {public}/identity
 auth_url = http://127.0.0.1:{keystone_port}
 auth_type = password
+interface = public
 project_domain_id = default
 user_domain_id = default
 project_name = service
@@ -144,7 +146,7 @@ def glance(folder):
     return init_app()
 
 
-def serve(app):
+def serve(app, fd, told):
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):
@@ -153,16 +155,19 @@ def serve(app):
         def log(self, *_):
             pass
 
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
-    print(server.port, flush=True)
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet, fd=fd)
+    print("serves", file=told, flush=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()
     os._exit(0)
 
 
 if __name__ == "__main__":
-    what, where = sys.argv[1:3]
+    # Some of what follows writes its log to stdout, which is for one line.
+    told = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    what, where, fd = sys.argv[1], sys.argv[2], sys.argv[-1]
     if what == "prepare":
         prepare(where)
     else:
-        serve(application(where) if what == "keystone" else glance(where))
+        serve(application(where) if what == "keystone" else glance(where), int(fd), told)

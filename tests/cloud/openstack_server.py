@@ -15,6 +15,8 @@ import itertools
 import json
 import os
 import shutil
+import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -30,7 +32,8 @@ SERVER = "0b7f9fb2-1111-4000-8000-000000000001"
 GROUP = "0b7f9fb2-2222-4000-8000-000000000002"
 CHUNK = 1 << 20
 
-lock = threading.Lock()
+# The first is for what is counted; the second for what the doubles do, which may lead back here by way of Glance and Keystone.
+lock, doing = threading.Lock(), threading.Lock()
 work = os.environ["TEST_WORK"]
 state = {"log": [], "parts": 0, "held": 0, "most": 0, "running": 0, "logins": 0}
 fault = {}
@@ -49,7 +52,7 @@ class Refuse(Exception):
 
 def ask(port, method, path, headers=None, body=None, stream=False):
     """Asks one of the real ones."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300, blocksize=CHUNK)
     if isinstance(body, dict):
         body, headers = json.dumps(body), {"content-type": "application/json", **(headers or {})}
     connection.request(method, path, body, headers or {})
@@ -129,7 +132,7 @@ def volume_of(path, **more):
 def settle(about, status, after=0.3):
     """It becomes so after a while."""
     def later():
-        with lock:
+        with doing:
             about["status"] = status
     timer = threading.Timer(after, later)
     timer.daemon = True
@@ -276,7 +279,7 @@ class Handler(BaseHTTPRequestHandler):
             if version is None or self.headers.get("OpenStack-API-Version") != version:
                 raise Refuse(406, "computeFault", "a version that the test does not want")
             serve, behind = (nova, rest.partition("/")[2]) if first == "compute" else (cinder, rest.partition("/")[2])
-            with lock:
+            with doing:
                 status, answer = serve(self.command, f"/{behind}", parse_qs(url.query), json.loads(body or b"{}"), self.headers["X-Auth-Token"], roles)
                 lost = self.command == "POST" and "os-getConsoleOutput" not in body.decode() and number and fault.get("lost", 0) > 0
                 if lost:
@@ -378,6 +381,17 @@ def visible(answer):
     return [visible(one) for one in answer] if isinstance(answer, list) else answer
 
 
+def credential(token):
+    """An application credential of the responder, as Keystone makes it, and the token that asked for it."""
+    about = who(token)
+    body = {"application_credential": {"name": "case", "roles": [{"name": "member"}]}}
+    path = f"/v3/users/{about['user']['id']}/application_credentials"
+    status, _, answer = ask(ports["identity"], "POST", path, {"X-Auth-Token": token}, body)
+    assert status == 201, answer
+    made = json.loads(answer)["application_credential"]
+    return {"id": made["id"], "secret": made["secret"], "token": token, "project": about["project"]["id"]}
+
+
 def control(what):
     if "fault" in what:
         fault.clear()
@@ -385,6 +399,8 @@ def control(what):
     if what.get("release"):
         release.set()
     own = login("responder", "lab")
+    if what.get("credential"):
+        return {"credential": credential(own)}
     status, _, images = ask(ports["image"], "GET", "/v2/images", {"X-Auth-Token": own})
     with lock:
         return {**state, "volumes": [about for about, _ in volumes.values()], "snapshots": [about for about, _ in snapshots.values()],
@@ -397,21 +413,21 @@ def main(template, disks):
     front = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     front.daemon_threads = True
     port = front.server_port
-    database = __import__("sqlite3").connect(os.path.join(folder, "keystone.db"))
+    database = sqlite3.connect(os.path.join(folder, "keystone.db"))
     database.execute("UPDATE endpoint SET url = replace(url, ?, ?)", (openstack_real.HERE, f"http://127.0.0.1:{port}"))
     database.commit()
     database.close()
+    # Their sockets listen before they do, so that both can begin at once.
+    sockets = {service: socket.create_server(("127.0.0.1", 0), backlog=64) for service in ("identity", "image")}
+    ports.update({service: listens.getsockname()[1] for service, listens in sockets.items()})
+    openstack_real.config(folder, port, ports["identity"])
     children = []
     for name, service in (("keystone", "identity"), ("glance", "image")):
-        openstack_real.config(folder, port, ports.get("identity", 1))
-        if name == "keystone":
-            openstack_real.config(folder, port)
-        child = subprocess.Popen([sys.executable, openstack_real.__file__, name, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                 stderr=open(os.path.join(work, f"{name}.log"), "wb"))
-        children.append(child)
-        line = child.stdout.readline()
-        assert line.strip().isdigit(), open(os.path.join(work, f"{name}.log")).read()[-4000:]
-        ports[service] = int(line)
+        fd, log = sockets[service].fileno(), open(os.path.join(work, f"{name}.log"), "wb")
+        command = [sys.executable, openstack_real.__file__, name, folder, str(fd)]
+        children.append(subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log))
+    for child, name in zip(children, ("keystone", "glance")):
+        assert child.stdout.readline() == b"serves\n", open(os.path.join(work, f"{name}.log")).read()[-4000:]
     attached = []
     for device, path in disks["volumes"]:
         about = volume_of(path, status="in-use", group_id=GROUP if disks.get("group") else None, name=f"data {device}")

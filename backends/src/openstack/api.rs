@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
+use super::fetch::SPAN;
 use super::keystone::{self, Bearer, Keystone, Who};
 use super::place::Place;
 use super::settings::Settings;
@@ -126,7 +127,7 @@ impl Api {
         let roots = settings.roots()?;
         let http = Http::new(std::sync::Arc::clone(&access.wire), Rules::default(), &roots)?.at_most(access.rate);
         let keystone = Keystone::new(&settings, http.clone())?;
-        Ok(Self { http, keystone, settings, gate: Gate::new(GATE.0, GATE.1), places: Default::default() })
+        Ok(Self { http, keystone, settings, gate: gate(access.rate), places: Default::default() })
     }
 
     /// Who asks.
@@ -190,6 +191,12 @@ impl Api {
             None => format!("openstack {rest}"),
         }
     }
+}
+
+/// As many parts at once as come within a second at this rate, so that none takes longer than an answer may.
+fn gate(rate: Option<u64>) -> Gate {
+    let most = rate.map_or(GATE.1, |rate| u32::try_from(rate / SPAN).unwrap_or(GATE.1).clamp(1, GATE.1));
+    Gate::new(GATE.0.min(most), most)
 }
 
 /// What to make of an answer. A 503 comes from proxies too, and then nobody says that nothing was done.

@@ -20,7 +20,7 @@ use crate::wire::http::{Answer, Call, Part, Verdict};
 use crate::{BackendError, GRAIN};
 
 /// Bytes that are asked for at once, a multiple of [`GRAIN`].
-const SPAN: u64 = 4 << 20;
+pub(super) const SPAN: u64 = 4 << 20;
 /// Spans under way, of all disks together: 64 MiB.
 pub(super) const UNDER_WAY: usize = 16;
 /// Bytes of a stream that make a piece, a multiple of [`GRAIN`].

@@ -26,6 +26,7 @@ mod place;
 mod settings;
 mod take;
 mod target;
+mod told;
 mod undo;
 mod yaml;
 

@@ -15,14 +15,11 @@ use super::fetch::UNDER_WAY;
 use super::keystone::Who;
 use super::take::{self, Taken};
 use super::undo::{self, OpenstackUndo};
-use super::{exhibits, text};
+use super::{exhibits, text, told};
 use crate::{
     ActId, BackendError, Capture, Consistency, Facts, Finished, HostFile, How, Item, ItemKind, Journal, Plan,
     PlannedItem, Target, Undo,
 };
-
-/// What is said before anything starts.
-const NO_MEMORY: &str = "memory is not taken: no API of OpenStack gives it; only an agent in the guest could, or whoever runs the hypervisors";
 
 /// See the module.
 pub(super) struct Server {
@@ -101,33 +98,7 @@ impl Server {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let mut warnings = vec![NO_MEMORY.to_owned()];
-        let own = self.disks.iter().find_map(|disk| match &disk.of {
-            Of::Server { image, .. } => Some(image),
-            Of::Volume(_) => None,
-        });
-        if let Some(image) = own {
-            warnings.push("where the cloud has live snapshots turned off, Nova stops the guest while it copies the server's own disk".to_owned());
-            let is_yes =
-                |key: &str| image.as_ref().is_some_and(|image| matches!(text(image, key), "yes" | "true" | "True"));
-            if is_yes("hw_qemu_guest_agent") || is_yes("os_require_quiesce") {
-                warnings.push("the server's image names a guest agent (hw_qemu_guest_agent): Nova may have it freeze the file systems for the snapshot, which the guest notices".to_owned());
-            }
-        }
-        let gib = |key: &str| self.about.pointer(&format!("/flavor/{key}")).and_then(Value::as_u64).unwrap_or(0);
-        if gib("ephemeral") > 0 || gib("swap") > 0 {
-            warnings.push(
-                "disks of the flavor besides the first (ephemeral, swap) are not taken: no API gives them".to_owned(),
-            );
-        }
-        warnings.extend(self.promise.clone());
-        if self.disks.len() > 1 && (self.promise.is_none() || own.is_some()) {
-            warnings.push("the disks are asked for side by side, and are not of one instant".to_owned());
-        }
-        for volume in self.disks.iter().filter_map(Disk::volume).filter(|volume| volume.encrypted) {
-            warnings.push(format!("volume {} is encrypted by the cloud: its image is ciphertext (LUKS), and the key is with the cloud's key manager", volume.id));
-        }
-        warnings
+        told::warnings(&self.about, &self.disks, self.promise.as_ref())
     }
 
     /// The runs in whose name disks are made, with the ids of these disks.
@@ -250,6 +221,7 @@ impl Target for Server {
             details: json!({
                 "cloud": self.api.settings.from,
                 "caller": self.who,
+                "shown": told::shown(&self.about, &self.disks),
                 "server": self.about,
                 "image": image,
                 "volumes": volumes.collect::<Map<_, _>>(),
