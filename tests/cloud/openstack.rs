@@ -81,7 +81,9 @@ fn nothing_is_done_by_asking(cloud: &Cloud) {
     let rows = doctor.rows().unwrap();
     let bad: Vec<_> =
         rows.iter().filter(|row| row["good"] != true && !row["what"].as_str().unwrap().starts_with("space")).collect();
-    assert!(bad.is_empty() && doctor.stdout.contains("responder in project lab as member"), "{doctor:?}");
+    assert!(bad.is_empty() && doctor.stdout.contains("responder in project lab as "), "{doctor:?}");
+    let roles = rows.iter().find(|row| row["what"] == "roles").unwrap()["found"].as_str().unwrap();
+    assert!(roles.contains("member") && roles.contains("known when one is taken"), "{roles}");
     // Who may only read is told so, and is refused before anything is there.
     let reader = cloud.run(&["doctor", "openstack://reader"]).expect(1).unwrap();
     assert!(reader.stdout.contains("no more than reader"), "{}", reader.stdout);
