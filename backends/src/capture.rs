@@ -1,8 +1,6 @@
 //! What flows out of a target: pieces of an item's address space, each address once, in any order.
 
 use bytes::Bytes;
-#[cfg(any(feature = "qemu", feature = "xen"))]
-use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -119,26 +117,26 @@ impl Consistency {
 }
 
 /// Zeros shorter than this stay within the data around them, in bytes.
-#[cfg(any(feature = "qemu", feature = "xen"))]
+#[cfg(any(feature = "qemu", feature = "xen", feature = "http"))]
 const ZEROS: usize = 64 << 10;
 
 /// Bytes at `at` as pieces, runs of zeros told apart so that images stay sparse.
-#[cfg(any(feature = "qemu", feature = "xen"))]
-pub(crate) fn split_zeros(mut at: u64, mut bytes: BytesMut) -> Vec<Piece> {
-    let mut pieces = Vec::new();
+#[cfg(any(feature = "qemu", feature = "xen", feature = "http"))]
+pub(crate) fn split_zeros(mut at: u64, bytes: impl Into<Bytes>) -> Vec<Piece> {
+    let (mut pieces, mut bytes) = (Vec::new(), bytes.into());
     while !bytes.is_empty() {
         let zero = is_zero(bytes.get(..ZEROS.min(bytes.len())).unwrap_or_default());
         let parts = bytes.chunks(ZEROS);
         let len = parts.take_while(|part| is_zero(part) == zero).map(<[u8]>::len).sum::<usize>();
         let part = bytes.split_to(len);
         let len = part.len() as u64;
-        pieces.push(if zero { Piece::Zero { at, len } } else { Piece::Data { at, bytes: part.freeze() } });
+        pieces.push(if zero { Piece::Zero { at, len } } else { Piece::Data { at, bytes: part } });
         at = at.saturating_add(len);
     }
     pieces
 }
 
-#[cfg(any(feature = "qemu", feature = "xen"))]
+#[cfg(any(feature = "qemu", feature = "xen", feature = "http"))]
 fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<16>();
     words.iter().fold(0, |any, word| any | u128::from_ne_bytes(*word)) == 0 && rest.iter().all(|byte| *byte == 0)

@@ -18,6 +18,8 @@ pub mod fake;
 pub mod file;
 mod journal;
 mod live;
+#[cfg(feature = "openstack")]
+pub mod openstack;
 #[cfg(feature = "qemu")]
 pub mod qemu;
 mod target;
@@ -56,6 +58,8 @@ pub static ALL: &[&dyn Backend] = &[
     &aws::Aws,
     #[cfg(feature = "azure")]
     &azure::Azure,
+    #[cfg(feature = "openstack")]
+    &openstack::Openstack,
     &file::File,
     &fake::Fake,
 ];

@@ -55,6 +55,10 @@ pub trait Target: Send {
     fn form(&self, _item: &Item) -> Option<&'static str> {
         None
     }
+    /// Does the host keep SHA-512 of this item, so that ours is wanted too, to be compared with its ([`Finished::witnesses`])?
+    fn keeps_sha512(&self, _item: &Item) -> bool {
+        false
+    }
     /// What `begin` would do for these items. Changes nothing; refuses what `begin` would refuse, as far as that can be
     /// known beforehand.
     async fn plan(&mut self, items: &[Item], how: &How) -> Result<Plan, BackendError>;
@@ -298,8 +302,24 @@ pub struct Witness {
     pub item: String,
     /// The tool: `sha256sum of esx01`.
     pub by: String,
-    /// SHA-256 in lower-case hex.
-    pub sha256: String,
+    /// SHA-256 in lower-case hex, if it is this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// SHA-512 in lower-case hex, if it is this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha512: Option<String>,
+}
+
+impl Witness {
+    /// A digest by SHA-256.
+    pub fn sha256(item: &str, by: String, digest: String) -> Self {
+        Self { item: item.to_owned(), by, sha256: Some(digest), sha512: None }
+    }
+
+    /// A digest by SHA-512.
+    pub fn sha512(item: &str, by: String, digest: String) -> Self {
+        Self { item: item.to_owned(), by, sha256: None, sha512: Some(digest) }
+    }
 }
 
 /// The guest stood still from `stopped` to `resumed`.

@@ -183,6 +183,8 @@ struct Opening {
     resume: Option<ResumePoint>,
     /// The hypervisor's own format that it is kept in.
     form: Option<&'static str>,
+    /// The host keeps SHA-512 of it.
+    sha512: bool,
     /// The run that began it, if that was another.
     begun_by: Option<String>,
 }
@@ -203,8 +205,9 @@ fn drafts(request: &Request, run: &RunInfo, opened: &mut Opened) -> Result<Vec<O
     let mut left = Vec::new();
     for item in opened.items.iter().filter(|item| request.resume && item.resumable) {
         if let Some((draft, point)) = request.unfinished(item)? {
-            let (begun_by, form) = (draft.begun_by(), opened.target.form(item));
-            left.push((item.clone(), Opening { draft, resume: Some(point), form, begun_by }));
+            let (begun_by, form, sha512) =
+                (draft.begun_by(), opened.target.form(item), opened.target.keeps_sha512(item));
+            left.push((item.clone(), Opening { draft, resume: Some(point), form, sha512, begun_by }));
         }
     }
     if !left.is_empty() {
@@ -216,7 +219,7 @@ fn drafts(request: &Request, run: &RunInfo, opened: &mut Opened) -> Result<Vec<O
         let form = opened.target.form(item);
         let draft = request.case.draft(&opened.facts.name, &item.name, Timestamp::now())?;
         draft.intend(&record::intent(request, run, &opened.facts, item, form))?;
-        Ok(Opening { draft, resume: None, form, begun_by: None })
+        Ok(Opening { draft, resume: None, form, sha512: opened.target.keeps_sha512(item), begun_by: None })
     };
     opened.items.iter().map(new).collect()
 }

@@ -176,9 +176,16 @@ fn witnesses<'a>(captured: &'a Captured, finished: &'a Finished) -> impl Iterato
 
 /// The host's own digest is another one: what came is not what lies there.
 fn contradiction(captured: &Captured, ingested: &Ingested, finished: &Finished) -> Option<String> {
-    let ours = ingested.content_sha256.as_deref()?;
-    let other = witnesses(captured, finished).find(|witness| witness.sha256 != ours)?;
-    Some(format!("{} says {} of it, and {ours} was captured", other.by, other.sha256))
+    let compare = |by: &str, theirs: Option<&String>, ours: Option<&String>| {
+        let theirs = theirs?;
+        let ours = ours.map_or("a digest that was not taken", String::as_str);
+        (theirs != ours).then(|| format!("{by} says {theirs} of it, and {ours} was captured"))
+    };
+    witnesses(captured, finished).find_map(|witness| {
+        let by = &witness.by;
+        compare(by, witness.sha256.as_ref(), ingested.content_sha256.as_ref())
+            .or_else(|| compare(by, witness.sha512.as_ref(), ingested.content_sha512.as_ref()))
+    })
 }
 
 /// Memory that is no memory: everything came, and it may be worth nothing.

@@ -188,6 +188,7 @@ impl Request {
         capture: &Capture,
         resume: Option<ResumePoint>,
         form: Option<&'static str>,
+        content_sha512: bool,
     ) -> IngestOptions {
         let store = &self.store;
         let memory = capture.item.kind == ItemKind::Memory && capture.item.file.is_none() && form.is_none();
@@ -198,6 +199,7 @@ impl Request {
             compress: store.compress.filter(|_| capture.item.kind != ItemKind::Config),
             block: store.block,
             digests: store.digests.clone(),
+            content_sha512,
             min_free: store.min_free,
             resume,
             keep_draft: capture.item.resumable,

@@ -17,3 +17,6 @@ mod azure_kit;
 mod azure_who;
 #[path = "../common/mod.rs"]
 mod common;
+mod openstack;
+mod openstack_breaks;
+mod openstack_kit;

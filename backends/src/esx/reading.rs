@@ -59,7 +59,7 @@ pub(super) async fn all(ways: Ways, queue: Vec<(Reading, Out)>) -> Read {
         let witness = ways.digests.as_ref().filter(|_| reading.item.kind != ItemKind::Config);
         match (came, witness) {
             (Ok(Came::Whole), Some(by)) => match digest(&ways.shell, &file).await {
-                Ok(sha256) => read.witnesses.push(Witness { item: reading.item.name, by: by.clone(), sha256 }),
+                Ok(digest) => read.witnesses.push(Witness::sha256(&reading.item.name, by.clone(), digest)),
                 Err(error) => read.problems.push(error.to_string()),
             },
             (Ok(_), _) => {}

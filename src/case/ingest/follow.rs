@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::allocation::Allocation;
 use super::digests::{Digest, Hasher};
 use super::frontier::{Frontier, Next};
+use super::pipeline::Content;
 use super::sample::is_zero;
 use super::space::{Log, Space};
 use crate::case::CaseError;
@@ -227,13 +228,17 @@ pub(super) fn other(source: &Source, digest: Digest) -> Result<Option<String>, C
     Ok(end.map(|_| hasher.finish()))
 }
 
-/// SHA-256 of what a spool held, which is given back to the file system behind the reader.
-pub(super) fn content(spool: &Source) -> Result<Option<String>, CaseError> {
+/// SHA-256 of what a spool held, which is given back to the file system behind the reader; and SHA-512 if that is wanted too.
+pub(super) fn content(spool: &Source, wide: bool) -> Result<Option<Content>, CaseError> {
     use rustix::fs::{FallocateFlags, fallocate};
     const STRIDE: u64 = 64 << 20;
     let (mut hasher, mut given) = (Sha256::new(), 0);
+    let mut wider = wide.then(|| Hasher::new(Digest::Sha512));
     let end = spool.follow(0, |chunk| {
         hasher.update(chunk.bytes);
+        if let Some(wider) = &mut wider {
+            wider.update(chunk.bytes);
+        }
         if chunk.end() >= given + STRIDE {
             // Only thrift: where the file system cannot punch, the spool lives on until the end.
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -242,5 +247,5 @@ pub(super) fn content(spool: &Source) -> Result<Option<String>, CaseError> {
         }
         Ok(())
     })?;
-    Ok(end.map(|_| hex(&hasher.finalize())))
+    Ok(end.map(|_| (hex(&hasher.finalize()), wider.map(Hasher::finish))))
 }

@@ -60,6 +60,8 @@ pub struct IngestOptions {
     pub block: u64,
     /// Digests besides SHA-256.
     pub digests: BTreeSet<Digest>,
+    /// SHA-512 of the content too, to be compared with another's.
+    pub content_sha512: bool,
     /// Space to be left free on the file system, in bytes.
     pub min_free: u64,
     /// Go on where an interrupted copy in the same draft stopped.
@@ -78,10 +80,20 @@ impl Default for IngestOptions {
             compress: None,
             block: blocks::BLOCK,
             digests: BTreeSet::new(),
+            content_sha512: false,
             min_free: 64 << 20,
             resume: None,
             keep_draft: false,
         }
+    }
+}
+
+impl IngestOptions {
+    /// The digests to be taken of the stored image: where that is the content itself, those of the content too.
+    pub(super) fn stored_digests(&self) -> impl Iterator<Item = Digest> {
+        let mut digests = self.digests.clone();
+        digests.extend((self.content_sha512 && self.compress.is_none()).then_some(Digest::Sha512));
+        digests.into_iter()
     }
 }
 

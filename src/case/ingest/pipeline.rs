@@ -34,12 +34,15 @@ pub(super) struct Pipeline {
     name: String,
 }
 
+/// SHA-256 of the content, and SHA-512 if that is wanted too.
+pub(super) type Content = (String, Option<String>);
+
 /// What the threads found.
 pub(super) struct Hashed {
     /// The stored image.
     pub(super) image: Stored,
-    /// SHA-256 of the content, if that is not the stored image.
-    pub(super) content: Option<String>,
+    /// SHA-256 of the content, if that is not the stored image, and SHA-512 if it was wanted.
+    pub(super) content: Option<Content>,
     /// The map of blocks, to be finished.
     pub(super) map: Log,
     /// The content had to end here, and why.
@@ -99,11 +102,14 @@ impl Pipeline {
             packer: options.compress.zip(self.packed.as_ref()).map(|(zstd, packed)| {
                 scope.spawn(move || zst::compress(&self.image, stored, packed, zstd.level, space))
             }),
-            content: self.packed.as_ref().map(|packed| scope.spawn(move || follow::content(packed))),
+            content: self
+                .packed
+                .as_ref()
+                .map(|packed| scope.spawn(move || follow::content(packed, options.content_sha512))),
             chain: scope.spawn(move || follow::chain(stored, block, before, &marks)),
             blocks: scope.spawn(move || follow::blocks(stored, block, before, &sums)),
             map: map.map(|log| scope.spawn(move || follow::map(log, &marked, &summed, space, live))),
-            others: options.digests.iter().map(|d| (*d, scope.spawn(|| follow::other(stored, *d)))).collect(),
+            others: options.stored_digests().map(|d| (d, scope.spawn(move || follow::other(stored, d)))).collect(),
         }
     }
 
@@ -131,7 +137,7 @@ type Thread<'scope, T> = ScopedJoinHandle<'scope, Result<T, CaseError>>;
 pub(super) struct Running<'scope, 'env> {
     of: &'env Pipeline,
     packer: Option<Thread<'scope, Option<Packed>>>,
-    content: Option<Thread<'scope, Option<String>>>,
+    content: Option<Thread<'scope, Option<Content>>>,
     chain: Thread<'scope, Option<[u8; 32]>>,
     blocks: Thread<'scope, ()>,
     map: Option<Thread<'scope, Log>>,

@@ -12,6 +12,7 @@
 //! unless [`Rules::direct`] says otherwise.
 
 mod answer;
+mod flow;
 mod gate;
 mod range;
 mod request;

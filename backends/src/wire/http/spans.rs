@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
+use crate::capture::split_zeros;
 use crate::{BackendError, GRAIN, Kind, Piece, PieceStream, Why};
 
 /// Pieces that wait for the writer.
@@ -102,8 +103,9 @@ impl Spans {
         let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return Ok(()) };
         let (out, failures) = (self.out.clone(), Arc::clone(&self.failures));
         self.tasks.spawn(async move {
-            let piece = piece(at, len, read.await, &failures)?;
-            let _ = out.send(Ok(piece)).await;
+            for piece in pieces(at, len, read.await, &failures)? {
+                let _ = out.send(Ok(piece)).await;
+            }
             drop(room);
             Ok(())
         });
@@ -142,16 +144,16 @@ impl Spans {
     }
 }
 
-/// What came of a span; an error if no other is to be asked for.
-fn piece(at: u64, len: u64, came: Result<Bytes, Lost>, failures: &AtomicU32) -> Result<Piece, BackendError> {
+/// What came of a span, runs of zeros told apart so that images stay sparse; an error if no other span is to be asked for.
+fn pieces(at: u64, len: u64, came: Result<Bytes, Lost>, failures: &AtomicU32) -> Result<Vec<Piece>, BackendError> {
     let came = came.and_then(|bytes| if bytes.len() as u64 == len { Ok(bytes) } else { Err(short(at, len, &bytes)) });
     match came {
         Ok(bytes) => {
             failures.store(0, Ordering::Relaxed);
-            Ok(Piece::Data { at, bytes })
+            Ok(split_zeros(at, bytes))
         }
         Err(lost) if lost.for_all || failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX => Err(*lost.error),
-        Err(lost) => Ok(Piece::Gap { at, len, why: Why::Unreadable(lost.error.why) }),
+        Err(lost) => Ok(vec![Piece::Gap { at, len, why: Why::Unreadable(lost.error.why) }]),
     }
 }
 
@@ -179,9 +181,9 @@ mod tests {
         Lost { error: Box::new(BackendError::unsupported("read", "x", why)), for_all }
     }
 
-    /// The byte that stands at each place is the number of its span.
+    /// The byte that stands at each place is the number of its span, and never zero.
     fn bytes(at: u64, len: u64) -> Bytes {
-        vec![u8::try_from(at / SPAN % 251).unwrap(); usize::try_from(len).unwrap()].into()
+        vec![u8::try_from(at / SPAN % 251 + 1).unwrap(); usize::try_from(len).unwrap()].into()
     }
 
     /// All pieces of a copy by their place, how it ended, and whether it was whole.
