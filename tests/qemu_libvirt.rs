@@ -68,14 +68,14 @@ fn a_domain_is_taken_at_one_instant_and_libvirt_finds_it_as_it_was() -> Result<(
     fs::create_dir(&scratch)?;
     let scratch = scratch.display().to_string();
     let (before, qemu) = (there.libvirtd.seen("web01")?, there.qemu("web01")?);
-    for (round, uri) in [there.libvirtd.uri(), there.far()].iter().enumerate() {
+    let uris = [there.libvirtd.uri(), there.far()];
+    for (uri, method) in uris.iter().flat_map(|uri| [(uri, "snapshot"), (uri, "paused")]) {
         let rows = there.run(&["targets", uri])?.expect(0)?.rows()?;
         assert_eq!((rows.len(), &rows[0]["name"], &rows[0]["state"]), (1, &json!("web01"), &json!("running")));
-        let case = there.libvirtd.folder().join(format!("case-{round}"));
+        let case = there.libvirtd.folder().join("case");
         let (target, case_text) = (format!("{uri}#web01"), case.display().to_string());
-        let words = ["acquire", &target, "--case", &case_text, "--scratch", &scratch, "--memory-method"];
-        there.run(&[&words[..], &["paused"]].concat())?.expect(1)?.says("virsh suspend")?;
-        there.run(&[&words[..], &["snapshot"]].concat())?.expect(0).with_context(|| uri.clone())?;
+        let words = ["acquire", &target, "--case", &case_text, "--scratch", &scratch, "--memory-method", method];
+        there.run(&words)?.expect(0).with_context(|| uri.clone())?;
         is_coherent(&case).with_context(|| uri.clone())?;
         assert_eq!(there.libvirtd.seen("web01")?, before, "{uri}");
         assert_eq!(there.qemu("web01")?, qemu, "{uri}");
@@ -116,6 +116,45 @@ fn a_domain_that_is_paused_or_off_or_not_there_is_told_apart() -> Result<()> {
     let mut without = there.impound(&["targets", "libvirt+test:///default"]);
     Ran::of(&without.env("IMPOUND_LIBVIRT", "/nowhere/at.all").output()?).expect(1)?.says("impound-libvirt")?;
     Ok(())
+}
+
+/// libvirt's daemon is killed while QEMU dumps the memory of a guest that stands still, and comes back.
+#[test]
+fn a_daemon_that_is_killed_leaves_no_guest_standing_still() -> Result<()> {
+    let there = There::start()?;
+    there.libvirtd.boot("web01", "counter")?;
+    let scratch = there.libvirtd.folder().join("scratch");
+    fs::create_dir(&scratch)?;
+    let (before, qemu) = (there.libvirtd.seen("web01")?, there.qemu("web01")?);
+    let dumped = || {
+        let folders = fs::read_dir(&scratch).ok()?.flatten();
+        folders.filter_map(|folder| fs::metadata(folder.path().join("memory.elf")).ok()).map(|meta| meta.len()).max()
+    };
+    for round in 0..20 {
+        let case = there.libvirtd.folder().join(format!("case-{round}")).display().to_string();
+        let target = format!("{}#web01", if round % 2 == 0 { there.libvirtd.uri() } else { there.far() });
+        let words = ["acquire", &target, "--memory", "--memory-method", "paused", "--case", &case, "--scratch"];
+        let mut command = there.impound(&words);
+        let mut child = command.arg(&scratch).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let under_way = || dumped().is_some_and(|len| len > 0) || !matches!(child.try_wait(), Ok(None));
+        wait_until(under_way, Duration::from_secs(180), "the dump to begin")?;
+        let caught = dumped().is_some_and(|len| len < 200 << 20);
+        there.libvirtd.kill_daemon()?;
+        let ran = Ran::of(&child.wait_with_output()?);
+        let runs = || there.libvirtd.virsh(&["domstate", "web01"]).is_ok_and(|state| state.trim() == "running");
+        wait_until(runs, Duration::from_secs(300), "the guest to run on")?;
+        there.run(&["case", "recover", &case])?.expect(0)?;
+        assert_eq!(there.libvirtd.seen("web01")?, before, "{ran:?}");
+        assert_eq!(there.qemu("web01")?, qemu, "{ran:?}");
+        assert_eq!(fs::read_dir(&scratch)?.count(), 0, "{ran:?}");
+        let whole = Exhibit::find(Path::new(&case), "memory").is_ok_and(|memory| memory.outcome() == "complete");
+        assert_eq!(whole, ran.code == Some(0), "{ran:?}");
+        // A dump may be over before the daemon is dead.
+        if caught && ran.code != Some(0) {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the daemon was never killed in the middle of a dump")
 }
 
 #[test]

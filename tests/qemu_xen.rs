@@ -7,44 +7,46 @@
 mod common;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use common::guest::{wait_for, wait_until};
 use common::memory::{Memory, has};
 use common::run::{Exhibit, run, sha256sum};
-use common::xen::{WITHIN, XenHost};
+use common::xen::{WITHIN, XenHost, skip};
 use impound::image;
 use serde_json::{Value, json};
 
 type Step = fn(&XenHost) -> Result<()>;
 
-#[test]
-fn a_real_xen_host_is_told_and_left_as_it_was_found() -> Result<()> {
-    in_steps(&[
-        ("what it runs is listed, shown and checked", it_is_told),
-        ("a domain that is not there is refused", no_such_domain),
-        ("without room for a snapshot nothing begins", no_room),
-        ("a domain that somebody has taken is refused", taken),
-    ])
-}
+/// How long it may take to set off the last step. What a slower machine leaves out is told as skipped.
+const BUDGET: Duration = Duration::from_secs(600);
+
+const STEPS: &[(&str, Step)] = &[
+    ("what it runs is listed, shown and checked", it_is_told),
+    ("a domain that is not there is refused", no_such_domain),
+    ("without room for a snapshot nothing begins", no_room),
+    ("a domain that somebody has taken is refused", taken),
+    ("a whole capture, with dom0's disk full, is of one instant", whole),
+    ("a killed client leaves a running guest", killed_client),
+    ("a killed xl is a failure that is named", killed_xl),
+    ("a guest that xl cannot dump, with names full of shell", odd_names),
+    ("a snapshot holds what the volume held", the_snapshot_is_of_its_instant),
+    ("a paused guest is dumped twice alike, also from dom0 itself, and stays paused", twice_alike),
+    ("a running guest is dumped live, and that is said", live),
+];
 
 #[test]
-#[ignore = "all of it passed on a busy machine; on a quiet one the guest's bash had ended by itself, and it was not run again since"]
 fn a_real_xen_host_is_captured_and_left_as_it_was_found() -> Result<()> {
-    in_steps(&[
-        ("a whole capture, with dom0's disk full, is of one instant", whole),
-        ("a snapshot holds what the volume held", the_snapshot_is_of_its_instant),
-        ("a paused guest is dumped twice alike and stays paused", twice_alike),
-        ("a killed client leaves a running guest", killed_client),
-        ("a killed xl is a failure that is named", killed_xl),
-        ("a guest that xl cannot dump, with names full of shell", odd_names),
-    ])
-}
-
-fn in_steps(steps: &[(&'static str, Step)]) -> Result<()> {
+    let begun = Instant::now();
     let Some(host) = XenHost::boot()? else { return Ok(()) };
-    for (what, step) in steps {
-        eprintln!("qemu_xen: {what}");
+    for (done, (what, step)) in STEPS.iter().enumerate() {
+        let took = begun.elapsed();
+        eprintln!("qemu_xen: {} s: {what}", took.as_secs());
+        if took > BUDGET && std::env::var_os("IMPOUND_XEN_HOST").is_none() {
+            let left: Vec<_> = STEPS[done..].iter().map(|(what, _)| *what).collect();
+            return skip(&format!("not within {} s on this machine: {}", BUDGET.as_secs(), left.join("; ")));
+        }
         step(&host).context(*what)?;
     }
     Ok(())
@@ -128,7 +130,12 @@ fn linux_is_read(memory: &Exhibit) -> Result<()> {
     let memory = Memory(&memory.dir);
     let processes = memory.rows("linux.pslist")?;
     for comm in ["init", "planted-shell", "bash", "nc", "sleep"] {
-        ensure!(has(&processes, &[("comm", json!(comm))]), "no {comm}: {processes:?}");
+        if !has(&processes, &[("comm", json!(comm))]) {
+            // Whoever has ended may stand there.
+            let kmsg = memory.ask(&["linux.kmsg"])?.stdout;
+            let last = kmsg.char_indices().rev().nth(6000).map_or(0, |(at, _)| at);
+            bail!("no {comm}: {processes:?}\n{}", &kmsg[last..]);
+        }
     }
     let modules = memory.rows("linux.lsmod")?;
     ensure!(has(&modules, &[("name", json!("xen_blkfront"))]), "{modules:?}");
@@ -159,7 +166,7 @@ fn every_page_is_in_its_place(memory: &Exhibit) -> Result<()> {
         ensure!(page == wanted, "page {entry} is not where the table says");
         marker += usize::from(page.windows(24).any(|part| part == b"marker-tmpfs-6e41d8\n\0\0\0\0"));
     }
-    ensure!(entries == 24576 && marker >= 1, "{entries} pages, the marker on {marker} of them");
+    ensure!(entries == 28672 && marker >= 1, "{entries} pages, the marker on {marker} of them");
     Ok(())
 }
 
@@ -200,33 +207,36 @@ fn the_snapshot_is_of_its_instant(host: &XenHost) -> Result<()> {
     host.is_as_it_was(false, "after a snapshot")
 }
 
+/// Once from here, and once by the program itself on dom0, with the libraries that are missing there.
 fn twice_alike(host: &XenHost) -> Result<()> {
+    const RUN: &str = "LD_LIBRARY_PATH=/root/here /root/here/impound --format json";
+    host.bring_the_program("/root/here")?;
+    let rows: Value = serde_json::from_str(&host.dom0(&format!("{RUN} targets xen:///"))?)?;
+    ensure!(rows.to_string().contains("web01"), "{rows}");
     host.dom0("xl pause web01")?;
-    let mut sums = Vec::new();
-    for case in ["first", "second"] {
-        let (ran, case) = host.acquire("web01", case, &["--memory"])?;
-        ran.expect(0)?;
-        let memory = Exhibit::find(&case, "memory")?;
-        assert_eq!(memory.sha256(), sha256sum(&memory.image())?);
-        assert_eq!(memory.record["pauses"], json!([]), "it stood still already");
-        sums.push(memory.sha256().to_owned());
-    }
-    assert_eq!(sums[0], sums[1]);
+    let (ran, case) = host.acquire("web01", "from-here", &["--memory"])?;
+    ran.expect(0)?;
+    let memory = Exhibit::find(&case, "memory")?;
+    assert_eq!(memory.sha256(), sha256sum(&memory.image())?);
+    assert_eq!(memory.record["pauses"], json!([]), "it stood still already");
+    host.dom0(&format!("{RUN} acquire 'xen:///#web01' --memory --disk xvdb --case /root/here/case"))?;
     host.is_as_it_was(true, "after two dumps of a paused guest")?;
-    host.dom0("xl unpause web01")?;
-    let live = host.run(&[
-        "acquire",
-        &XenHost::target("web01"),
-        "--case",
-        "x",
-        "--plan",
-        "--memory",
-        "--memory-method",
-        "live",
-    ])?;
-    let plan = live.expect(0)?.stdout;
-    ensure!(plan.contains("live") && !plan.contains("xl pause"), "{plan}");
-    Ok(())
+    let sum = host.dom0("sha256sum /root/here/case/exhibits/*memory*/data/memory*")?;
+    assert_eq!(sum.split_whitespace().next(), Some(memory.sha256()));
+    host.dom0(&format!("{RUN} verify /root/here/case && rm -r /root/here && xl unpause web01")).map(drop)
+}
+
+/// Taken while the guest runs on: not of one instant, and called so.
+fn live(host: &XenHost) -> Result<()> {
+    let (ran, case) = host.acquire("web01", "live", &["--memory", "--memory-method", "live"])?;
+    ran.expect(0)?;
+    let memory = Exhibit::find(&case, "memory")?;
+    assert_eq!((memory.record["method"].as_str(), memory.record["consistency"].as_str()), (Some("live"), Some("live")));
+    assert_eq!(memory.record["pauses"], json!([]));
+    assert_eq!(memory.sha256(), sha256sum(&memory.image())?);
+    let processes = Memory(&memory.dir).rows("linux.pslist")?;
+    ensure!(has(&processes, &[("comm", json!("planted-shell"))]), "{processes:?}");
+    host.is_as_it_was(false, "after a live dump")
 }
 
 /// Neither the program nor its guardian is left, as if our whole machine were gone.

@@ -4,6 +4,7 @@
 //! impound-libvirt version             the library's version
 //! impound-libvirt list URI            one JSON object a line for each domain
 //! impound-libvirt domain URI NAME     one JSON object: its XML, its state, its job
+//! impound-libvirt dump URI NAME FILE  has the memory of a domain dumped into a file that libvirt opens, as ELF
 //! impound-libvirt agent URI NAME      its guest's agent on stdin and stdout, an answer a line
 //! impound-libvirt monitor URI NAME    its QEMU monitor on stdin and stdout, as QEMU itself speaks QMP
 //! ```
@@ -32,6 +33,7 @@ fn main() -> std::process::ExitCode {
         ["version"] => version(),
         ["list", uri] => list(uri),
         ["domain", uri, name] => domain(uri, name),
+        ["dump", uri, name, file] => dump(uri, name, file),
         ["agent", uri, name] => agent(uri, name),
         ["monitor", uri, name] => monitor(uri, name),
         _ => Err("it is started by impound, not by hand".into()),
@@ -77,6 +79,14 @@ fn domain(uri: &str, name: &str) -> Outcome {
         map.insert("job".to_owned(), json!(job));
     }
     say(&facts)
+}
+
+/// A domain that runs stands still meanwhile and runs on then; one that stands still stays so.
+fn dump(uri: &str, name: &str, file: &str) -> Outcome {
+    let connection = Connect::open(Some(uri))?;
+    let domain = find(&connection, name)?;
+    let format = virt::sys::VIR_DOMAIN_CORE_DUMP_FORMAT_RAW;
+    Ok(domain.core_dump_with_format(file, format, virt::sys::VIR_DUMP_MEMORY_ONLY)?)
 }
 
 /// By its name or its UUID.

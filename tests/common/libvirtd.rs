@@ -60,7 +60,8 @@ unix_sock_dir = "$1"
 auth_unix_rw = "none"
 auth_unix_ro = "none"
 END
-exec libvirtd -f /etc/libvirt/libvirtd.conf -p "$1/pid"
+# As systemd does: one that breaks is started again.
+until libvirtd -f /etc/libvirt/libvirtd.conf -p "$1/pid"; do sleep 0.2; done
 "#;
 
 impl Libvirtd {
@@ -77,6 +78,15 @@ impl Libvirtd {
         let mut answers = || libvirtd.virsh(&["list"]).is_ok();
         wait_until(&mut answers, STARTS, "libvirtd to answer; scripts/install test installs it")?;
         Ok(libvirtd)
+    }
+
+    /// Kills the daemon as a fault would, and waits until another is in its place. Guests live on.
+    pub fn kill_daemon(&self) -> Result<()> {
+        let pid = || fs::read_to_string(self.folder.path().join("pid")).unwrap_or_default().trim().to_owned();
+        let first = pid();
+        let killed = Command::new("kill").args(["-KILL", &first]).status()?;
+        ensure!(killed.success(), "no daemon {first:?}");
+        wait_until(|| pid() != first && self.virsh(&["list"]).is_ok(), STARTS, "libvirtd to answer again")
     }
 
     fn alive(&mut self) -> bool {
@@ -171,6 +181,8 @@ impl Drop for Libvirtd {
         }
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
+        // The daemon itself, and guests that one which broke has left: their command lines name this folder.
+        let _ = Command::new("pkill").args(["-KILL", "-f"]).arg(self.folder.path()).status();
     }
 }
 

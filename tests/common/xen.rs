@@ -107,6 +107,36 @@ impl XenHost {
         Ok(ran.stdout.trim().to_owned())
     }
 
+    /// Puts the program under test, without what only a debugger reads, in a new folder of dom0, and the libraries that dom0 lacks.
+    pub fn bring_the_program(&self, folder: &str) -> Result<()> {
+        let (program, small) = (env!("CARGO_BIN_EXE_impound"), self.path("impound"));
+        let stripped =
+            Command::new("strip").arg("-o").arg(&small).arg(program).status().context("binutils is needed")?;
+        ensure!(stripped.success(), "strip failed");
+        self.dom0(&format!("mkdir {folder}"))?;
+        self.bring(&small, folder)?;
+        let missing = self.dom0(&format!("/lib64/ld-linux-x86-64.so.2 --list {folder}/impound"))?;
+        let here = Command::new("ldd").arg(program).output().context("ldd")?;
+        let here = String::from_utf8_lossy(&here.stdout).into_owned();
+        for name in missing.lines().filter_map(|line| line.trim().strip_suffix(" => not found")) {
+            let line =
+                here.lines().find(|line| line.trim().starts_with(name)).context("a library that is not here either")?;
+            let path = line.split_whitespace().nth(2).context("no path of a library")?;
+            self.bring(&fs::canonicalize(path)?, folder)?;
+            self.dom0(&format!("cd {folder} && {{ [ -e {name} ] || mv {name}* {name}; }}"))?;
+        }
+        Ok(())
+    }
+
+    /// Copies a file into a folder of dom0.
+    fn bring(&self, file: &Path, folder: &str) -> Result<()> {
+        let name = file.file_name().context("no name")?.to_string_lossy();
+        let line = format!("cat >{folder}/{name} && chmod +x {folder}/{name}");
+        let ran = self.ssh().arg("dom0").arg(line).stdin(fs::File::open(file)?).output()?;
+        ensure!(ran.status.success(), "{name} did not come to dom0: {ran:?}");
+        Ok(())
+    }
+
     fn ssh(&self) -> Command {
         let control = format!("ControlPath={}", self.path("control").display());
         let mut command = Command::new("ssh");
@@ -142,11 +172,16 @@ impl Drop for XenHost {
 }
 
 fn skipped(why: &str) -> Result<Option<XenHost>> {
+    skip(why).map(|()| None)
+}
+
+/// Says on stderr, and to `scripts/check`, what was not tested and why.
+pub fn skip(why: &str) -> Result<()> {
     let line = format!("skipped: qemu_xen: {why}");
     eprintln!("{line}");
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
     writeln!(fs::File::options().create(true).append(true).open(place)?, "{line}")?;
-    Ok(None)
+    Ok(())
 }
 
 /// A capture under way.

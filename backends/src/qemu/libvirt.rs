@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -26,7 +27,7 @@ use super::survey::DOMAIN_XML;
 use super::target::QemuTarget;
 use crate::wire::qmp::Qmp;
 use crate::wire::ssh::{Destination, Ssh};
-use crate::{Access, Backend, BackendError, Finding, Host, Kind, Target, TargetSummary, Uri};
+use crate::{Access, Backend, BackendError, Finding, Host, Kind, Target, TargetSummary, Uri, WireEntry};
 
 /// The program beside this one, and the variable that names another.
 const HELPER: &str = "impound-libvirt";
@@ -173,8 +174,8 @@ impl Daemon {
         }
     }
 
-    /// Asks the helper something that it answers with lines of JSON.
-    async fn ask(&self, words: &[&str]) -> Result<Vec<Domain>, BackendError> {
+    /// What the helper prints when it has done something.
+    async fn have_done(&self, words: &[&str]) -> Result<Vec<u8>, BackendError> {
         let reached = self.reach().await?;
         let mut helper = Command::new(helper()?);
         let (verb, rest) = words.split_first().map_or(("", &[][..]), |(verb, rest)| (*verb, rest));
@@ -183,15 +184,39 @@ impl Daemon {
         let output = tokio::task::spawn_blocking(move || helper.output()).await;
         let output = output.map_err(|e| broke(std::io::Error::other(e)))?.map_err(broke)?;
         drop(reached);
-        if !output.status.success() {
-            return Err(refused(&self.uri, String::from_utf8_lossy(&output.stderr).trim()));
+        if output.status.success() {
+            return Ok(output.stdout);
         }
-        let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).take(DOMAINS);
+        Err(refused(&self.uri, String::from_utf8_lossy(&output.stderr).trim()))
+    }
+
+    /// Asks the helper something that it answers with lines of JSON.
+    async fn ask(&self, words: &[&str]) -> Result<Vec<Domain>, BackendError> {
+        let output = self.have_done(words).await?;
+        let lines = output.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).take(DOMAINS);
         let read = |line| {
             serde_json::from_slice(line)
                 .map_err(|e| BackendError::corrupt("read what libvirt says", &self.uri, "a line", "a domain", e))
         };
         lines.map(read).collect()
+    }
+
+    /// Has libvirt dump the memory of a domain into a file of its machine (`virDomainCoreDumpWithFormat`). QEMU's own command does the
+    /// same, but a libvirtd that did not give it breaks when QEMU says that the dump has ended (seen with 9.0). And one that broke
+    /// in the middle of this lets the guest run on when it is back.
+    pub(super) async fn dump(&self, domain: &str, path: &str) -> Result<(), BackendError> {
+        let sent = Timestamp::now();
+        let outcome = self.have_done(&["dump", domain, path]).await;
+        self.access.wire.entry(WireEntry {
+            sent,
+            answered: Some(Timestamp::now()),
+            said: format!("virDomainCoreDumpWithFormat {domain} {path}"),
+            answer_len: 0,
+            answer_digest: String::new(),
+            error: outcome.as_ref().err().map(|error| error.why.clone()),
+            http: None,
+        });
+        outcome.map(drop)
     }
 
     /// One domain, with its XML.

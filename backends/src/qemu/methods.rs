@@ -69,10 +69,6 @@ impl MemoryMethod {
         }
         match self {
             Self::Snapshot => no_snapshot(survey),
-            // Seen once: libvirt's daemon was gone in the middle of the dump, and with it the monitor, while the guest stood still.
-            Self::Paused if survey.running && survey.answers.contains_key(super::survey::DOMAIN_XML) => {
-                Some("through libvirt it is not proven on a running domain; suspend it first: virsh suspend".to_owned())
-            }
             Self::Paused => survey
                 .answers
                 .get("query-dump-guest-memory-capability")

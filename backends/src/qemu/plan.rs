@@ -114,6 +114,7 @@ fn commands(survey: &Survey, memory: Option<MemoryMethod>, disks: &[&DiskFound],
         (MemoryMethod::Snapshot, None) => "migrate: into the pipe",
         (MemoryMethod::Snapshot, Some(_)) => "migrate: to the port",
         (MemoryMethod::Paused, None) => "dump-guest-memory: into the pipe",
+        (MemoryMethod::Paused, Some(_)) if survey.is_behind_libvirt() => "virDomainCoreDumpWithFormat: into the file",
         (MemoryMethod::Paused, Some(_)) => "dump-guest-memory: into the file",
         (MemoryMethod::Pmemsave | MemoryMethod::Live, _) => "pmemsave: into the pipe, range by range",
     });

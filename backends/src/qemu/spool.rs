@@ -10,6 +10,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
+#[cfg(feature = "ssh")]
+use super::dial::Dial;
 use super::dump;
 use super::flatview::MemoryMap;
 use super::machine::{self, Machine};
@@ -70,13 +72,23 @@ impl Spool {
         thawed: watch::Receiver<bool>,
     ) -> Result<PieceStream, BackendError> {
         let path = format!("{}/memory.elf", self.folder);
-        let arguments = json!({ "paging": false, "protocol": format!("file:{path}"), "detach": true, "format": "elf" });
-        session.qmp().await.ask("dump-guest-memory", arguments).await?;
-        ended(session).await?;
+        into_file(session, &path).await?;
         let (to, pieces) = mpsc::channel(CHANNEL);
         tokio::spawn(fetch(self.machine, path, self.folder, map, to, thawed));
         Ok(pieces)
     }
+}
+
+/// Has memory dumped into this file, and waits until it is whole.
+async fn into_file(session: &Session, path: &str) -> Result<(), BackendError> {
+    #[cfg(feature = "ssh")]
+    if let Dial::Libvirt { daemon, domain } = session.dial() {
+        let late = |_| BackendError::unsupported("dump memory", "libvirt", "it did not end within an hour");
+        return tokio::time::timeout(DUMP_TIME, daemon.dump(domain, path)).await.map_err(late)?;
+    }
+    let arguments = json!({ "paging": false, "protocol": format!("file:{path}"), "detach": true, "format": "elf" });
+    session.qmp().await.ask("dump-guest-memory", arguments).await?;
+    ended(session).await
 }
 
 /// Waits until the dump is whole.

@@ -101,6 +101,11 @@ pub(super) struct Survey {
 }
 
 impl Survey {
+    /// Does libvirt know it?
+    pub(super) fn is_behind_libvirt(&self) -> bool {
+        self.answers.contains_key(DOMAIN_XML)
+    }
+
     /// Asks. Questions that this QEMU does not know are left out.
     pub(super) async fn make(qmp: &mut Qmp) -> Result<Self, BackendError> {
         let mut answers = Map::new();

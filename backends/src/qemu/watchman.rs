@@ -137,8 +137,10 @@ for _ in parent grandparent; do
 done
 case $way in
 virsh)
-    for line; do timeout 60 virsh -c "$uri" qemu-monitor-command "$socket" "$line"; done
-    [ -z "$agent" ] || for _ in 1 2 3; do timeout 60 virsh -c "$uri" domfsthaw "$socket" && break; sleep 1; done
+    # The daemon may have broken, too, and come back.
+    say() { for _ in 1 2 3 4 5 6 7 8 9 10; do timeout 60 virsh -c "$uri" "$@" && break; sleep 3; done; }
+    for line; do say qemu-monitor-command "$socket" "$line"; done
+    [ -z "$agent" ] || say domfsthaw "$socket"
     ;;
 python3) exec python3 -c '
 import socket, sys, time
