@@ -20,7 +20,7 @@ use tags::{Tag, Value};
 pub(super) static VMWARE: Wrapping = Wrapping {
     name: "vmware",
     about: "VMware memory: .vmem with .vmsn or .vmss",
-    tested_against: "files written by the tests as public parsers describe them; Volatility 3 reads them alike; no real ESX",
+    tested_against: "files written by the tests as public parsers describe them, one pair with memory of a real Linux; Volatility 3 reads them alike; no real ESX",
     probe,
     open,
 };
