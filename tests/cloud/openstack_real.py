@@ -56,7 +56,6 @@ config_file = {sys.prefix}/etc/glance/glance-api-paste.ini
 default_backend = files
 [files]
 filesystem_store_datadir = {folder}/images
-filesystem_thin_provisioning = true
 filesystem_store_chunk_size = 1048576
 [os_glance_staging_store]
 filesystem_store_datadir = {folder}/staging
