@@ -26,7 +26,7 @@ def config(folder, port, keystone_port=1):
 [DEFAULT]
 public_endpoint = {public}/identity
 [database]
-connection = {db}/keystone.db
+connection = {db}/keystone.db?timeout=120
 [fernet_tokens]
 key_repository = {folder}/fernet
 [fernet_receipts]
@@ -48,7 +48,7 @@ node_staging_uri = file://{folder}/staging
 image_cache_dir = {folder}/cache
 enabled_import_methods = []
 [database]
-connection = {db}/glance.db
+connection = {db}/glance.db?timeout=120
 [paste_deploy]
 flavor = keystone
 config_file = {sys.prefix}/etc/glance/glance-api-paste.ini
