@@ -34,6 +34,24 @@ pub struct Capture {
     pub pieces: PieceStream,
 }
 
+impl Capture {
+    /// A document that is there already, or why it is not, as one piece.
+    pub(crate) fn document(
+        item: Item,
+        method: &'static str,
+        document: Result<Bytes, BackendError>,
+        facts: serde_json::Value,
+    ) -> Self {
+        let len = document.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        let (to, pieces) = mpsc::channel(1);
+        // One piece fits into an empty channel of one.
+        let _ = to.try_send(document.map(|bytes| Piece::Data { at: 0, bytes }));
+        let region = (len > 0).then(|| Region { at: 0, len, name: item.name.clone() });
+        let (consistency, regions) = (Consistency::Live, region.into_iter().collect());
+        Self { item, method, len, regions, consistency, holds_guest: false, facts, pieces }
+    }
+}
+
 /// Part of an item's address space that the target says is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Region {

@@ -11,6 +11,8 @@ pub mod aws;
 #[cfg(feature = "azure")]
 pub mod azure;
 mod capture;
+#[cfg(feature = "cloud")]
+mod cloud;
 mod error;
 #[cfg(feature = "esx")]
 pub mod esx;

@@ -7,8 +7,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::aws_kit::{Account, BLOCK, SECRET, disk, same, written};
+use crate::aws_kit::{Account, BLOCK, SECRET, written};
 use crate::common::run::{holds, run};
+use crate::kit::{disk, same};
 
 /// A second disk: 1 GiB with a few bytes in the middle of a block.
 fn second(folder: &std::path::Path) -> PathBuf {

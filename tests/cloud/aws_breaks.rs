@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::aws_kit::{Account, BLOCK, disk, same, written};
+use crate::aws_kit::{Account, BLOCK, written};
 use crate::common::guest::wait_until;
+use crate::kit::{disk, same};
 
 #[test]
 fn with_each_fifth_answer_broken_and_tokens_that_run_out_the_image_is_whole() {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::aws_kit::{disk, same};
 use crate::azure_kit::Cloud;
 use crate::common::run::{holds, run};
+use crate::kit::{disk, same};
 
 /// A second disk of 64 MiB, of which little is written: some pages that begin and end in the middle of a grain, and the last one.
 fn second(folder: &Path) -> PathBuf {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::aws_kit::{disk, same};
 use crate::azure_kit::{Cloud, SPAN};
 use crate::common::guest::wait_until;
 use crate::common::run::Exhibit;
+use crate::kit::{disk, same};
 
 /// Answers that break, and tokens and addresses that run out in the middle, all at once.
 #[test]

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::aws_kit::disk;
 use crate::azure_kit::{CLIENT, Cloud, SECRET};
+use crate::kit::disk;
 
 /// The Azure CLI as it prints a token, which it gets from the server in the way of an application.
 fn az(cloud: &Cloud) -> std::path::PathBuf {

@@ -17,6 +17,7 @@ mod azure_kit;
 mod azure_who;
 #[path = "../common/mod.rs"]
 mod common;
+mod kit;
 mod openstack;
 mod openstack_breaks;
 mod openstack_kit;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::aws_kit::{disk, same};
 use crate::common::guest::wait_until;
 use crate::common::run::{holds, run};
+use crate::kit::{disk, same};
 use crate::openstack_kit::{Cloud, SECRET, Wanted, small};
 
 /// A second volume: 1 GiB with a few bytes in the middle.

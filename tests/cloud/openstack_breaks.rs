@@ -5,8 +5,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::aws_kit::same;
 use crate::common::run::{Exhibit, run};
+use crate::kit::same;
 use crate::openstack_kit::{Cloud, Wanted, small};
 
 fn wire(exhibit: &Exhibit) -> String {

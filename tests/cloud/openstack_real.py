@@ -123,6 +123,17 @@ def prepare(folder):
                 "url": f"{HERE}/{path}", "enabled": True})
 
 
+def wait_for_writers():
+    """Makes each transaction on SQLite begin as a writer. Else one that has read and then writes is refused at once, however long it may
+    wait, if another wrote in between ("database is locked"), which no database that these services are run on does."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "before_cursor_execute", retval=True)
+    def immediately(_connection, _cursor, statement, parameters, _context, _many):
+        return ("BEGIN IMMEDIATE" if statement == "BEGIN" else statement), parameters
+
+
 def application(folder):
     """Keystone. It reads the arguments of its process, which are not for it."""
     sys.argv = ["keystone"]
@@ -169,4 +180,5 @@ if __name__ == "__main__":
     if what == "prepare":
         prepare(where)
     else:
+        wait_for_writers()
         serve(application(where) if what == "keystone" else glance(where), int(fd), told)

@@ -8,6 +8,7 @@ use super::credentials::Credentials;
 use super::ebs::BLOCK;
 use super::settings::Settings;
 use super::sign::Signer;
+pub(super) use crate::cloud::Refused;
 use crate::wire::http::xml::Element;
 use crate::wire::http::{Answer, Call, Gate, Http, Method, Request, Rules, Text, Verdict};
 use crate::{Access, BackendError};
@@ -16,26 +17,6 @@ use crate::{Access, BackendError};
 const EC2_VERSION: &str = "2016-11-15";
 /// Requests for blocks at once: to begin with, and at most.
 const GATE: (u32, u32) = (8, 64);
-
-/// A refusal, with AWS's own word for it.
-#[derive(Debug)]
-pub(super) struct Refused {
-    /// `UnauthorizedOperation`; empty if AWS did not speak at all.
-    pub(super) code: String,
-    pub(super) error: Box<BackendError>,
-}
-
-impl From<BackendError> for Refused {
-    fn from(error: BackendError) -> Self {
-        Self { code: String::new(), error: Box::new(error) }
-    }
-}
-
-impl From<Refused> for BackendError {
-    fn from(refused: Refused) -> Self {
-        *refused.error
-    }
-}
 
 /// AWS in one region.
 pub(super) struct Api {

@@ -5,8 +5,8 @@
 
 use super::api::Api;
 use super::ec2::param;
-use super::target::{ended, note};
 use super::undo::AwsUndo;
+use crate::cloud;
 use crate::wire::http::xml::Element;
 use crate::{BackendError, How, Journal};
 
@@ -104,9 +104,9 @@ pub(super) async fn swap(
     journal: &mut dyn Journal,
 ) -> Result<String, BackendError> {
     let undo = AwsUndo::Groups { groups: isolation.before.clone() };
-    let act = note(journal, "isolate the instance", &undo)?;
+    let act = cloud::note(journal, "isolate the instance", undo.for_journal())?;
     set(api, id, std::slice::from_ref(&isolation.group)).await?;
-    ended(journal, act)?;
+    cloud::ended(journal, act)?;
     let (group, before) = (&isolation.group, isolation.before.join(" "));
     Ok(format!(
         "{id} is isolated by {group}; to undo it: aws ec2 modify-instance-attribute --region {} --instance-id {id} --groups {before}",

@@ -4,12 +4,10 @@ use async_trait::async_trait;
 
 use super::credentials::{Authorization, Keys, from_json, none};
 use super::sign;
+use crate::cloud::{SECRET_MAX, read_token, secrets_of};
 use crate::wire::http::xml::Element;
 use crate::wire::http::{Answer, Call, Http, Method, Request, Sign, Text, Unsigned};
-use crate::{BackendError, Kind, Secret};
-
-/// Longest document with keys, in bytes.
-const DOCUMENT_MAX: u64 = 64 << 10;
+use crate::{BackendError, Secret};
 
 /// How those who give out keys are reached.
 pub(super) struct Places {
@@ -93,32 +91,12 @@ async fn sts(places: &Places, form: &[(String, Text)], sign: &dyn Sign, from: &s
     })
 }
 
-fn read_token(file: &str) -> Result<Secret, BackendError> {
-    use std::io::Read;
-    let failed = |error: &std::io::Error| BackendError::io("read the token", file, error);
-    let mut text = String::new();
-    let opened = std::fs::File::open(file).map_err(|error| failed(&error))?;
-    opened.take(DOCUMENT_MAX).read_to_string(&mut text).map_err(|error| failed(&error))?;
-    Ok(Secret::new(text.trim().to_owned()))
-}
-
 /// What a program prints. Its command line comes from the user's own configuration; no shell reads it.
 pub(super) async fn process(command: &str) -> Result<Keys, BackendError> {
     let words = words(command);
-    let on = words.first().cloned().unwrap_or_default();
-    let from = format!("the program {on}");
-    let run = move || {
-        let (program, arguments) = words.split_first().ok_or_else(|| std::io::Error::other("no program is named"))?;
-        std::process::Command::new(program).args(arguments).stdin(std::process::Stdio::null()).output()
-    };
-    let output = tokio::task::spawn_blocking(run).await.map_err(std::io::Error::other).and_then(|done| done);
-    // What it wrote may hold secrets: not even its complaint is repeated.
-    let output = output.map_err(|error| BackendError::io("run the program for credentials", &on, &error))?;
-    if !output.status.success() {
-        let why = format!("it ended with {}", output.status);
-        return Err(BackendError::new(Kind::Io, "run the program for credentials", on, why));
-    }
-    from_json(&output.stdout, &from)
+    let (program, arguments) = words.split_first().ok_or_else(|| none("no program is named"))?;
+    let output = secrets_of("run the program for credentials", program, arguments.to_vec()).await?;
+    from_json(&output, &format!("the program {program}"))
 }
 
 /// Splits at spaces outside double quotes.
@@ -194,7 +172,7 @@ pub(super) async fn instance(places: &Places, address: &str) -> Result<Keys, Bac
 }
 
 async fn near(places: &Places, mut request: Request) -> Result<Answer, BackendError> {
-    request.limit = DOCUMENT_MAX;
+    request.limit = SECRET_MAX;
     request.answer_is_secret = true;
     let (asked, answer) = (request.clone(), places.near.send(Call::new(request, &Unsigned)).await?);
     if answer.is_good() { Ok(answer) } else { Err(answer.refused(&asked, "", "it gives no credentials")) }

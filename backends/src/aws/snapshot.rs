@@ -13,6 +13,7 @@ use super::blocks::{self, UNDER_WAY, Work};
 use super::ebs::BLOCK;
 use super::ec2::{RUN_TAG, Snapshot};
 use super::target::{METHOD, allowed, method, provenance};
+use crate::cloud;
 use crate::{
     BackendError, Capture, Consistency, Facts, Finished, How, Item, ItemKind, Journal, Kind, Plan, PlannedItem, Target,
     Undo,
@@ -23,14 +24,6 @@ const TRIES: u32 = 4;
 /// How often it is looked whether they were made all the same, and how long in between.
 const LOOKS: u32 = 3;
 const LOOK_AGAIN: Duration = Duration::from_millis(700);
-
-/// A place to go on with?
-pub(super) fn check_start(name: &str, from: u64) -> Result<(), BackendError> {
-    if from.is_multiple_of(BLOCK) {
-        return Ok(());
-    }
-    Err(BackendError::caller("go on", name, format!("byte {from} is not where a block of {BLOCK} bytes begins")))
-}
 
 /// Takes the snapshots. Where no answer came, or one of a server that broke, AWS may have made them all the same: the tag of the run
 /// tells, and only if it finds nothing they are asked for again.
@@ -182,7 +175,7 @@ impl Target for Taken {
     async fn prepare(&mut self, items: &[Item], how: &How, _journal: &mut dyn Journal) -> Result<(), BackendError> {
         self.only(items, how)?;
         let from = how.start_at.get(&self.snapshot.id).copied().unwrap_or(0);
-        check_start(&self.snapshot.id, from)?;
+        cloud::check_start(&self.snapshot.id, from, BLOCK)?;
         self.from = Some(from);
         Ok(())
     }

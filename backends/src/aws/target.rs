@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::Caller;
 use super::api::Api;
 use super::blocks::{UNDER_WAY, Work};
+use super::ebs::BLOCK;
 use super::ec2::{RUN_TAG, Snapshot, Volume, snapshot_params};
 use super::isolate::{self, Isolation};
 use super::lock::{self, Lock};
@@ -18,11 +19,9 @@ use super::share::Share;
 use super::since::Earlier;
 use super::undo::AwsUndo;
 use super::{exhibits, snapshot};
+use crate::cloud;
 use crate::wire::http::xml::Element;
-use crate::{
-    BackendError, Capture, Consistency, Facts, Finished, How, Item, ItemKind, Journal, Method, Plan, PlannedItem,
-    Target, Undo,
-};
+use crate::{BackendError, Capture, Facts, Finished, How, Item, ItemKind, Journal, Method, Plan, Target, Undo};
 
 /// The only way to take a disk.
 pub(super) const METHOD: &str = "snapshot";
@@ -189,7 +188,7 @@ impl Instance {
         let description = format!("impound run {} of {}", how.run, self.id);
         let params = snapshot_params(&self.id, &left_out, &description, &tags);
         let undo = AwsUndo::Snapshots { run: how.run.clone() };
-        self.begun = Some(note(journal, "take the snapshots", &undo)?);
+        self.begun = Some(cloud::note(journal, "take the snapshots", undo.for_journal())?);
         let made = snapshot::create(&self.api, &how.run, &params).await?;
         self.snapshots.extend(made.iter().cloned());
         if let Some(volume) = wanted
@@ -228,33 +227,13 @@ impl Instance {
 
 /// How every snapshot is.
 pub(super) fn method() -> Method {
-    Method {
-        name: METHOD.to_owned(),
-        consistency: Consistency::QuasiInstantaneous,
-        pause: "none: EBS keeps each block as it is at the instant; what the guest holds back in memory is not in it"
-            .to_owned(),
-        holds_guest: false,
-        unusable: None,
-    }
-}
-
-pub(super) fn note(journal: &mut dyn Journal, act: &str, undo: &AwsUndo) -> Result<crate::ActId, BackendError> {
-    journal.about_to(act, undo.for_journal()).map_err(|error| BackendError::io("write the journal", act, &error))
-}
-
-pub(super) fn ended(journal: &mut dyn Journal, act: crate::ActId) -> Result<(), BackendError> {
-    journal.done(act).map_err(|error| BackendError::io("write the journal", "an act that ended", &error))
+    let pause = "none: EBS keeps each block as it is at the instant; what the guest holds back in memory is not in it";
+    cloud::snapshot(METHOD, pause)
 }
 
 /// Refuses what no snapshot promises.
 pub(super) fn allowed(how: &How, on: &str) -> Result<(), BackendError> {
-    let class = Consistency::QuasiInstantaneous;
-    if class <= how.require {
-        return Ok(());
-    }
-    let (has, asked) = (class.name(), how.require.name());
-    Err(BackendError::unsupported("promise that nothing moves", on, format!("a snapshot is {has}, not {asked}"))
-        .advise("ask for --require instant, or stop the instance first"))
+    cloud::allowed(how, on, "instance")
 }
 
 #[async_trait]
@@ -292,15 +271,7 @@ impl Target for Instance {
         let mut planned = Vec::new();
         for item in items {
             let volume = self.volume(item)?;
-            let bytes = volume.map_or(exhibits::MOST, |volume| volume.len);
-            planned.push(PlannedItem {
-                item: item.name.clone(),
-                method: item.methods.first().map(|method| method.name.clone()).unwrap_or_default(),
-                consistency: volume.map_or(Consistency::Live, |_| Consistency::QuasiInstantaneous),
-                bytes: bytes - how.start_at.get(&item.name).copied().unwrap_or(0).min(bytes),
-                // What was written only the snapshot tells.
-                allocated: 0,
-            });
+            planned.push(cloud::planned(item, volume.map(|volume| volume.len), how));
         }
         let mut commands: Vec<_> = items.iter().filter_map(|item| exhibits::command(item, &self.id)).collect();
         let new: Vec<_> = items.iter().filter(|item| !how.begun_by.contains_key(&item.name)).cloned().collect();
@@ -319,7 +290,7 @@ impl Target for Instance {
         allowed(how, &self.id)?;
         self.volumes(items)?;
         for (name, from) in &how.start_at {
-            snapshot::check_start(name, *from)?;
+            cloud::check_start(name, *from, BLOCK)?;
         }
         for item in items {
             if let (Some(since), Some(volume)) = (how.since.get(&item.name), self.volume(item)?) {
@@ -337,9 +308,9 @@ impl Target for Instance {
     /// What lasts least is taken first: the screen, what EC2 says, the console's log; then the disks.
     async fn begin(&mut self, journal: &mut dyn Journal) -> Result<Vec<Capture>, BackendError> {
         let Some(prepared) = self.prepared.take() else { return Ok(Vec::new()) };
-        let mut documents = exhibits::take(&self.api, &self.id, &prepared.items).await;
-        let snapshots = self.take(&prepared, journal).await;
-        let snapshots = snapshots?;
+        let mut documents =
+            exhibits::ALL.take(&self.id, &prepared.items, |name| exhibits::one(&self.api, &self.id, name)).await;
+        let snapshots = self.take(&prepared, journal).await?;
         let under_way = Arc::new(Semaphore::new(UNDER_WAY));
         let mut captures = Vec::new();
         for (item, snapshot) in prepared.items.iter().zip(snapshots) {
@@ -350,7 +321,7 @@ impl Target for Instance {
                     }
                     self.read(item, &snapshot, &prepared.how, &under_way)?
                 }
-                None => exhibits::capture(item, documents.remove(&item.name), &self.caller),
+                None => exhibits::ALL.capture(item, documents.remove(&item.name), provenance(&self.caller)),
             });
         }
         self.prepared = Some(prepared);
@@ -375,7 +346,7 @@ impl Target for Instance {
             }
         }
         if let Some(act) = self.begun.take() {
-            ended(journal, act)?;
+            cloud::ended(journal, act)?;
         }
         let found = self.api.instances(Some(&self.id)).await;
         let state = found.ok().and_then(|found| Some(found.first()?.get("instanceState/name")?.to_owned()));

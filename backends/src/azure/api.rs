@@ -8,6 +8,7 @@ use super::address::{Address, check_id, origin};
 use super::blob::SPAN;
 use super::credentials::Bearer;
 use super::settings::Settings;
+pub(super) use crate::cloud::Refused;
 use crate::wire::http::{Answer, Call, Gate, Http, Method, Request, Rules, Text, Verdict, by_status};
 use crate::{Access, BackendError};
 
@@ -22,26 +23,6 @@ const PAGES_MAX: usize = 1000;
 const GATE: (u32, u32) = (8, 32);
 /// Public Azure.
 const ARM: &str = "https://management.azure.com";
-
-/// A refusal, with ARM's own word for it.
-#[derive(Debug)]
-pub(super) struct Refused {
-    /// `AuthorizationFailed`; empty if ARM did not speak at all.
-    pub(super) code: String,
-    pub(super) error: Box<BackendError>,
-}
-
-impl From<BackendError> for Refused {
-    fn from(error: BackendError) -> Self {
-        Self { code: String::new(), error: Box::new(error) }
-    }
-}
-
-impl From<Refused> for BackendError {
-    fn from(refused: Refused) -> Self {
-        *refused.error
-    }
-}
 
 /// ARM with the eyes of one caller, and a client for the blobs that it leads to.
 pub(super) struct Api {

@@ -1,20 +1,16 @@
 //! Tokens that somebody else gives out: Entra, the managed identity of an App Service or of this machine, the Azure CLI.
 
-use std::io::Read;
-use std::process::{Command, Stdio};
-
 use serde_json::Value;
 
 use super::address::{ip, origin};
 use super::api::{clip, text};
 use super::credentials::{Application, Source, Token, from_json};
+use crate::cloud::{SECRET_MAX, read_token, secrets_of};
 use crate::wire::http::{Call, Http, Method, Request, Text, Unsigned};
-use crate::{BackendError, Kind, Secret};
+use crate::{BackendError, Secret};
 
 /// The machine's own service (Azure Instance Metadata Service).
 pub(super) const IMDS: &str = "http://169.254.169.254";
-/// Longest document with a token, in bytes.
-const DOCUMENT_MAX: u64 = 64 << 10;
 
 /// How those who give out tokens are reached.
 pub(super) struct Places {
@@ -62,7 +58,7 @@ impl Places {
         let path = format!("/{}/oauth2/v2.0/token", who.tenant);
         let mut request = Request::new("ask Entra for a token", Method::Post, &who.authority, path).form(&form);
         request.answer_is_secret = true;
-        request.limit = DOCUMENT_MAX;
+        request.limit = SECRET_MAX;
         let (asked, answer) = (request.clone(), self.http.send(Call::new(request, &Unsigned)).await?);
         if answer.is_good() {
             return from_json(&answer.body, &format!("{by} {}", who.client));
@@ -100,7 +96,7 @@ impl Places {
             request = request.query("client_id", client);
         }
         request.answer_is_secret = true;
-        request.limit = DOCUMENT_MAX;
+        request.limit = SECRET_MAX;
         let (asked, answer) = (request.clone(), self.near.send(Call::new(request, &Unsigned)).await?);
         if answer.is_good() {
             return from_json(&answer.body, from);
@@ -112,32 +108,11 @@ impl Places {
 
     /// What `az account get-access-token` prints; no shell reads the line.
     async fn cli(&self) -> Result<Token, BackendError> {
-        const RUN: &str = "run the Azure CLI for a token";
-        let (arm, subscription) = (self.arm.clone(), self.subscription.clone());
-        let run = move || {
-            Command::new("az")
-                .args(["account", "get-access-token", "--output", "json", "--resource", &arm])
-                .args(["--subscription", &subscription])
-                .stdin(Stdio::null())
-                .output()
-        };
-        let output = tokio::task::spawn_blocking(run).await.map_err(std::io::Error::other).and_then(|done| done);
-        let output = output.map_err(|error| BackendError::io(RUN, "az", &error))?;
-        if output.status.success() {
-            return from_json(&output.stdout, "the Azure CLI");
-        }
-        // What it wrote may hold secrets: not even its complaint is repeated.
-        let why = format!("it ended with {}", output.status);
-        Err(BackendError::new(Kind::Io, RUN, "az", why).advise("az login"))
+        let words = ["account", "get-access-token", "--output", "json", "--resource"];
+        let words = words.iter().copied().chain([self.arm.as_str(), "--subscription", self.subscription.as_str()]);
+        let output = secrets_of("run the Azure CLI for a token", "az", words.map(ToOwned::to_owned).collect()).await;
+        from_json(&output.map_err(|error| error.advise("az login"))?, "the Azure CLI")
     }
-}
-
-fn read_token(file: &str) -> Result<Secret, BackendError> {
-    let failed = |error: &std::io::Error| BackendError::io("read the token", file, error);
-    let mut text = String::new();
-    let opened = std::fs::File::open(file).map_err(|error| failed(&error))?;
-    opened.take(DOCUMENT_MAX).read_to_string(&mut text).map_err(|error| failed(&error))?;
-    Ok(Secret::new(text.trim().to_owned()))
 }
 
 /// Whoever set the variable must not be able to have a secret sent in clear over a network: HTTPS, this machine, or its host.

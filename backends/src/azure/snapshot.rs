@@ -133,14 +133,6 @@ pub(super) async fn until_complete(api: &Api, id: &str) -> Result<(), BackendErr
         .advise("go on with --resume later"))
 }
 
-/// A place to go on with?
-pub(super) fn check_start(name: &str, from: u64) -> Result<(), BackendError> {
-    if from.is_multiple_of(GRAIN) {
-        return Ok(());
-    }
-    Err(BackendError::caller("go on", name, format!("byte {from} is not a multiple of {GRAIN}")))
-}
-
 /// One capture of a snapshot, once it is complete.
 pub(super) fn capture(
     api: &Arc<Api>,

@@ -12,8 +12,10 @@ use super::blob::UNDER_WAY;
 use super::credentials::Caller;
 use super::snapshot::{self, Snapshot};
 use super::target::{Granted, METHOD, allowed, method};
+use crate::cloud;
 use crate::{
-    BackendError, Capture, Consistency, Facts, Finished, How, Item, ItemKind, Journal, Plan, PlannedItem, Target, Undo,
+    BackendError, Capture, Consistency, Facts, Finished, GRAIN, How, Item, ItemKind, Journal, Plan, PlannedItem,
+    Target, Undo,
 };
 
 /// See the module.
@@ -51,7 +53,7 @@ impl Taken {
             return Err(BackendError::caller("capture", &self.snapshot.id, "a snapshot holds one disk, once"));
         }
         let from = how.start_at.values().next().copied().unwrap_or(0);
-        snapshot::check_start(&self.snapshot.id, from)?;
+        cloud::check_start(&self.snapshot.id, from, GRAIN)?;
         Ok(from)
     }
 }

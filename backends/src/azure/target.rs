@@ -13,9 +13,10 @@ use super::credentials::Caller;
 use super::undo::AzureUndo;
 use super::vm::{Disk, Machine, power};
 use super::{Place, exhibits, sas, snapshot};
+use crate::cloud;
 use crate::{
-    ActId, BackendError, Capture, Consistency, Facts, Finished, How, Item, ItemKind, Journal, Kind, Method, Plan,
-    PlannedItem, Target, Undo,
+    ActId, BackendError, Capture, Consistency, Facts, Finished, GRAIN, How, Item, ItemKind, Journal, Kind, Method,
+    Plan, Target, Undo,
 };
 use snapshot::Snapshot;
 
@@ -103,7 +104,8 @@ impl Vm {
         let (new, all): (Vec<_>, Vec<_>) =
             (ids(true).map(|(_, id, _)| id.clone()).collect(), ids(false).map(|(_, id, _)| id.clone()).collect());
         if !new.is_empty() {
-            self.begun = Some(note(journal, "take the snapshots", &AzureUndo::Snapshots { ids: new })?);
+            self.begun =
+                Some(cloud::note(journal, "take the snapshots", AzureUndo::Snapshots { ids: new }.for_journal())?);
         }
         self.granted.begin(journal, all)?;
         let mut tasks = JoinSet::new();
@@ -138,7 +140,11 @@ impl Granted {
     /// Writes down that access to these comes next.
     pub(super) fn begin(&mut self, journal: &mut dyn Journal, ids: Vec<String>) -> Result<(), BackendError> {
         if !ids.is_empty() {
-            self.act = Some(note(journal, "get access to the snapshots", &AzureUndo::Access { ids: ids.clone() })?);
+            self.act = Some(cloud::note(
+                journal,
+                "get access to the snapshots",
+                AzureUndo::Access { ids: ids.clone() }.for_journal(),
+            )?);
             self.ids = ids;
         }
         Ok(())
@@ -153,7 +159,7 @@ impl Granted {
             }
         }
         if let Some(act) = self.act.take().filter(|_| problems.is_empty()) {
-            ended(journal, act)?;
+            cloud::ended(journal, act)?;
         }
         Ok(problems)
     }
@@ -161,33 +167,13 @@ impl Granted {
 
 /// How every snapshot is.
 pub(super) fn method() -> Method {
-    Method {
-        name: METHOD.to_owned(),
-        consistency: Consistency::QuasiInstantaneous,
-        pause: "none: Azure keeps the disk as it is at the instant; what the guest holds back in memory is not in it"
-            .to_owned(),
-        holds_guest: false,
-        unusable: None,
-    }
-}
-
-fn note(journal: &mut dyn Journal, act: &str, undo: &AzureUndo) -> Result<ActId, BackendError> {
-    journal.about_to(act, undo.for_journal()).map_err(|error| BackendError::io("write the journal", act, &error))
-}
-
-pub(super) fn ended(journal: &mut dyn Journal, act: ActId) -> Result<(), BackendError> {
-    journal.done(act).map_err(|error| BackendError::io("write the journal", "an act that ended", &error))
+    let pause = "none: Azure keeps the disk as it is at the instant; what the guest holds back in memory is not in it";
+    cloud::snapshot(METHOD, pause)
 }
 
 /// Refuses what no snapshot promises.
 pub(super) fn allowed(how: &How, on: &str) -> Result<(), BackendError> {
-    let class = Consistency::QuasiInstantaneous;
-    if class <= how.require {
-        return Ok(());
-    }
-    let (has, asked) = (class.name(), how.require.name());
-    Err(BackendError::unsupported("promise that nothing moves", on, format!("a snapshot is {has}, not {asked}"))
-        .advise("ask for --require instant, or stop the machine first"))
+    cloud::allowed(how, on, "machine")
 }
 
 /// What every exhibit of a machine says of where it came from.
@@ -240,15 +226,7 @@ impl Target for Vm {
         let mut commands: Vec<_> = items.iter().filter_map(exhibits::command).collect();
         for item in items {
             let disk = self.disk(item)?;
-            let bytes = disk.map_or(exhibits::MOST, |disk| disk.len);
-            planned.push(PlannedItem {
-                item: item.name.clone(),
-                method: item.methods.first().map(|method| method.name.clone()).unwrap_or_default(),
-                consistency: disk.map_or(Consistency::Live, |_| Consistency::QuasiInstantaneous),
-                bytes: bytes - how.start_at.get(&item.name).copied().unwrap_or(0).min(bytes),
-                // What was written only the snapshot tells.
-                allocated: 0,
-            });
+            planned.push(cloud::planned(item, disk.map(|disk| disk.len), how));
             if let Some(disk) = disk {
                 let (id, run) = self.snapshot_id(item, how);
                 if *run == *how.run {
@@ -264,7 +242,7 @@ impl Target for Vm {
     async fn prepare(&mut self, items: &[Item], how: &How, _journal: &mut dyn Journal) -> Result<(), BackendError> {
         allowed(how, &self.machine.id)?;
         for disk in self.disks(items)? {
-            snapshot::check_start(&disk.name, how.start_at.get(&disk.name).copied().unwrap_or(0))?;
+            cloud::check_start(&disk.name, how.start_at.get(&disk.name).copied().unwrap_or(0), GRAIN)?;
         }
         self.prepared = Some((items.to_vec(), how.clone()));
         Ok(())
@@ -273,7 +251,9 @@ impl Target for Vm {
     /// What lasts least is taken first: the screen, the console's log, what ARM says; then the disks.
     async fn begin(&mut self, journal: &mut dyn Journal) -> Result<Vec<Capture>, BackendError> {
         let Some(prepared) = self.prepared.take() else { return Ok(Vec::new()) };
-        let mut documents = exhibits::take(&self.api, &self.machine.id, &prepared.0).await;
+        let mut documents = exhibits::ALL
+            .take(&self.machine.id, &prepared.0, |name| exhibits::one(&self.api, &self.machine.id, name))
+            .await;
         let mut taken = self.take(&prepared, journal).await?;
         self.snapshots = taken.iter().filter_map(|(_, taken)| taken.as_ref().ok().cloned()).collect();
         if self.snapshots.is_empty()
@@ -291,7 +271,7 @@ impl Target for Vm {
                     snapshot::capture(&self.api, &self.caller, item.clone(), &snapshot, from, &room)
                 }
                 Some(Err(error)) => failed(item, item.len.unwrap_or(0), &self.caller, error),
-                None => exhibits::capture(item, documents.remove(&item.name), &self.caller),
+                None => exhibits::ALL.capture(item, documents.remove(&item.name), provenance(&self.caller)),
             });
         }
         Ok(captures)
@@ -300,7 +280,7 @@ impl Target for Vm {
     async fn finish(&mut self, journal: &mut dyn Journal) -> Result<Finished, BackendError> {
         let problems = self.granted.end(&self.api, journal).await?;
         if let Some(act) = self.begun.take() {
-            ended(journal, act)?;
+            cloud::ended(journal, act)?;
         }
         let view = format!("{}/instanceView", self.machine.id);
         let view = self.api.get("ask for the state of the virtual machine", &view, super::api::COMPUTE).await;

@@ -16,9 +16,10 @@ use super::keystone::Who;
 use super::take::{self, Taken};
 use super::undo::{self, OpenstackUndo};
 use super::{exhibits, text, told};
+use crate::cloud;
 use crate::{
-    ActId, BackendError, Capture, Consistency, Facts, Finished, HostFile, How, Item, ItemKind, Journal, Plan,
-    PlannedItem, Target, Undo,
+    ActId, BackendError, Capture, Consistency, Facts, Finished, GRAIN, HostFile, How, Item, ItemKind, Journal, Plan,
+    Target, Undo,
 };
 
 /// See the module.
@@ -46,17 +47,6 @@ pub(super) fn memory(server: &Value) -> Option<u64> {
 /// Number of virtual CPUs.
 pub(super) fn cpus(server: &Value) -> Option<u32> {
     server.pointer("/flavor/vcpus").and_then(Value::as_u64)?.try_into().ok()
-}
-
-/// Refuses what no snapshot promises.
-fn allowed(how: &How, on: &str) -> Result<(), BackendError> {
-    let class = Consistency::QuasiInstantaneous;
-    if class <= how.require {
-        return Ok(());
-    }
-    let (has, asked) = (class.name(), how.require.name());
-    Err(BackendError::unsupported("promise that nothing moves", on, format!("a snapshot is {has}, not {asked}"))
-        .advise("ask for --require instant, or stop the server first"))
 }
 
 impl Server {
@@ -195,10 +185,6 @@ fn container(image: &super::glance::Image) -> HostFile {
     HostFile { path: format!("{}.{wrapping}", image.id), wrapping, of: None }
 }
 
-fn note(journal: &mut dyn Journal, act: &str, undo: &OpenstackUndo) -> Result<ActId, BackendError> {
-    journal.about_to(act, undo.for_journal()).map_err(|error| BackendError::io("write the journal", act, &error))
-}
-
 #[async_trait]
 impl Target for Server {
     async fn describe(&mut self) -> Result<Facts, BackendError> {
@@ -238,20 +224,12 @@ impl Target for Server {
     }
 
     async fn plan(&mut self, items: &[Item], how: &How) -> Result<Plan, BackendError> {
-        allowed(how, &self.id)?;
+        cloud::allowed(how, &self.id, "server")?;
         let chosen = self.chosen(items, how)?;
         let mut planned = Vec::new();
         for item in items {
             let disk = self.disk(item)?;
-            let bytes = disk.map_or(Some(exhibits::MOST), Disk::len).unwrap_or(0);
-            planned.push(PlannedItem {
-                item: item.name.clone(),
-                method: item.methods.first().map(|method| method.name.clone()).unwrap_or_default(),
-                consistency: disk.map_or(Consistency::Live, |_| Consistency::QuasiInstantaneous),
-                bytes: bytes - how.start_at.get(&item.name).copied().unwrap_or(0).min(bytes),
-                // What was written nobody tells.
-                allocated: 0,
-            });
+            planned.push(cloud::planned(item, disk.map(|disk| disk.len().unwrap_or(0)), how));
         }
         let documents = items.iter().filter(|item| item.kind == ItemKind::Config);
         let mut commands: Vec<_> = documents.map(|item| exhibits::command(item, &self.id)).collect();
@@ -260,12 +238,10 @@ impl Target for Server {
     }
 
     async fn prepare(&mut self, items: &[Item], how: &How, _journal: &mut dyn Journal) -> Result<(), BackendError> {
-        allowed(how, &self.id)?;
+        cloud::allowed(how, &self.id, "server")?;
         self.chosen(items, how)?;
         for (name, from) in &how.start_at {
-            if !from.is_multiple_of(crate::GRAIN) {
-                return Err(BackendError::caller("go on", name, format!("byte {from} is not where a grain begins")));
-            }
+            cloud::check_start(name, *from, GRAIN)?;
         }
         self.prepared = Some((items.to_vec(), how.clone()));
         Ok(())
@@ -280,10 +256,11 @@ impl Target for Server {
                 ("take snapshots and make images", OpenstackUndo::Kept { run: run.clone(), of: of.clone() }),
                 ("make volumes of the snapshots", OpenstackUndo::Temporary { run, of }),
             ] {
-                self.begun.push((note(journal, act, &undo)?, undo));
+                self.begun.push((cloud::note(journal, act, undo.for_journal())?, undo));
             }
         }
-        let mut documents = exhibits::take(&self.api, &self.id, &self.disks, &items).await;
+        let mut documents =
+            exhibits::ALL.take(&self.id, &items, |name| exhibits::one(&self.api, &self.id, &self.disks, name)).await;
         let mut taken = take::all(&self.api, &chosen, &how).await;
         let room = Arc::new(Semaphore::new(UNDER_WAY));
         let mut captures = Vec::new();
@@ -295,7 +272,11 @@ impl Target for Server {
                     let disk = disk.ok_or_else(|| BackendError::caller("capture", &item.name, "it is no disk"))?;
                     self.read(item, &disk, run, came, &how, &room)
                 }
-                None => exhibits::capture(item, documents.remove(&item.name), &self.who),
+                None => exhibits::ALL.capture(
+                    item,
+                    documents.remove(&item.name),
+                    json!({ "provider": "OpenStack", "caller": self.who }),
+                ),
             });
         }
         Ok(captures)

@@ -140,15 +140,7 @@ impl Agent {
     /// Waits for an answer; for that of a synchronisation if an id is given. The exchange is written down, whatever comes of it.
     async fn hear(&mut self, said: Said, time: Duration, sync: Option<u64>) -> Result<Value, BackendError> {
         let time = if self.carried { time.saturating_add(CARRIES) } else { time };
-        let mut entry = WireEntry {
-            sent: said.at,
-            answered: None,
-            said: said.text,
-            answer_len: 0,
-            answer_digest: String::new(),
-            error: None,
-            http: None,
-        };
+        let mut entry = WireEntry { sent: said.at, ..WireEntry::begun(said.text) };
         let outcome = match timeout(time, self.answer(sync, &mut entry)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(format!("no answer came within {} s", time.as_secs())),

@@ -205,17 +205,11 @@ impl Daemon {
     /// same, but a libvirtd that did not give it breaks when QEMU says that the dump has ended (seen with 9.0). And one that broke
     /// in the middle of this lets the guest run on when it is back.
     pub(super) async fn dump(&self, domain: &str, path: &str) -> Result<(), BackendError> {
-        let sent = Timestamp::now();
+        let mut entry = WireEntry::begun(format!("virDomainCoreDumpWithFormat {domain} {path}"));
         let outcome = self.have_done(&["dump", domain, path]).await;
-        self.access.wire.entry(WireEntry {
-            sent,
-            answered: Some(Timestamp::now()),
-            said: format!("virDomainCoreDumpWithFormat {domain} {path}"),
-            answer_len: 0,
-            answer_digest: String::new(),
-            error: outcome.as_ref().err().map(|error| error.why.clone()),
-            http: None,
-        });
+        entry.answered = Some(Timestamp::now());
+        entry.error = outcome.as_ref().err().map(|error| error.why.clone());
+        self.access.wire.entry(entry);
         outcome.map(drop)
     }
 

@@ -44,6 +44,21 @@ pub struct WireEntry {
     pub http: Option<HttpAnswer>,
 }
 
+impl WireEntry {
+    /// One that is sent now, and has no answer yet.
+    pub fn begun(said: String) -> Self {
+        Self {
+            sent: Timestamp::now(),
+            answered: None,
+            said,
+            answer_len: 0,
+            answer_digest: String::new(),
+            error: None,
+            http: None,
+        }
+    }
+}
+
 /// The head of an answer over HTTP, as far as it is evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpAnswer {

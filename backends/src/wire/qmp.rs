@@ -275,15 +275,7 @@ impl Qmp {
             map.insert("arguments".to_owned(), arguments);
         }
         let said = text.to_string();
-        let mut entry = WireEntry {
-            sent: Timestamp::now(),
-            answered: None,
-            said: said.clone(),
-            answer_len: 0,
-            answer_digest: String::new(),
-            error: None,
-            http: None,
-        };
+        let mut entry = WireEntry::begun(said.clone());
         let outcome = match timeout(time, self.send_and_wait(id, &said, fd, &mut entry)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(format!("no answer within {} s", time.as_secs())),

@@ -2,10 +2,9 @@
 //! read, and everything taken away.
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use jiff::Timestamp;
-use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use serde_json::json;
+use tokio::sync::watch;
 
 use super::plan::{self, Way};
 use super::scripts::{CLAIM, DUMP, DUMP_XM, PAUSE, READ, SNAPSHOT};
@@ -15,8 +14,8 @@ use super::undo::{self, Acts, XenUndo, claim, unpause};
 use super::watchdog::Watchdog;
 use crate::wire::ssh::Command;
 use crate::{
-    BackendError, Capture, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Kind, Pause, Piece, Plan, Region,
-    Target, Undo,
+    BackendError, Capture, Facts, Finished, Freeze, How, Item, ItemKind, Journal, Kind, Pause, Plan, Region, Target,
+    Undo,
 };
 
 /// What CLAIM answers when somebody has the domain.
@@ -147,7 +146,10 @@ impl XenTarget {
                 let pieces = stream::disk(reach.clone(), read(path.clone()), *len, what("read the disk"), None);
                 (*len, pieces, json!({ "source": path }))
             }
-            Way::Told => return Ok(told(item, &self.survey.told)),
+            Way::Told => {
+                let text = serde_json::to_vec_pretty(&self.survey.told).unwrap_or_default();
+                return Ok(Capture::document(item, way.name(), Ok(text.into()), json!({ "format": "json" })));
+            }
         };
         Ok(Capture {
             method: way.name(),
@@ -175,25 +177,6 @@ impl XenTarget {
 
 fn whole(len: u64, name: &str) -> Option<Region> {
     (len > 0).then(|| Region { at: 0, len, name: name.to_owned() })
-}
-
-/// The configuration, as it was told when the domain was looked at.
-fn told(item: Item, config: &Value) -> Capture {
-    let text = serde_json::to_vec_pretty(config).unwrap_or_default();
-    let len = text.len() as u64;
-    let (to, pieces) = mpsc::channel(1);
-    // One piece fits into an empty channel of one.
-    let _ = to.try_send(Ok(Piece::Data { at: 0, bytes: Bytes::from(text) }));
-    Capture {
-        method: Way::Told.name(),
-        len,
-        regions: whole(len, &item.name).into_iter().collect(),
-        consistency: Way::Told.consistency(true),
-        holds_guest: false,
-        item,
-        facts: json!({ "format": "json" }),
-        pieces,
-    }
 }
 
 #[async_trait]

@@ -42,15 +42,7 @@ impl Http {
 
     /// One exchange, written down whatever comes of it.
     async fn flow_once(&self, request: &Request, into: &mpsc::Sender<Bytes>) -> Result<(Answer, u64), BackendError> {
-        let mut entry = WireEntry {
-            sent: Timestamp::now(),
-            answered: None,
-            said: request.shown(),
-            answer_len: 0,
-            answer_digest: String::new(),
-            error: None,
-            http: None,
-        };
+        let mut entry = WireEntry::begun(request.shown());
         let flowed = self.pour(request, into, &mut entry).await;
         match &flowed {
             Ok(answer) => {

@@ -207,15 +207,7 @@ impl Http {
 
     /// One exchange, written down whatever comes of it.
     async fn once(&self, request: &Request, call: &Call<'_>) -> Tried {
-        let mut entry = WireEntry {
-            sent: Timestamp::now(),
-            answered: None,
-            said: request.shown(),
-            answer_len: 0,
-            answer_digest: String::new(),
-            error: None,
-            http: None,
-        };
+        let mut entry = WireEntry::begun(request.shown());
         let answered = match timeout(self.rules.within, self.exchange(request)).await {
             Ok(answered) => answered,
             Err(_) => Err(format!("no whole answer within {} s", self.rules.within.as_secs())),

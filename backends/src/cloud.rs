@@ -1,0 +1,182 @@
+//! What clouds have in common: a snapshot is the instant and holds nobody, what the cloud says of a machine is an exhibit, and who
+//! asks proves it by a secret.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::{
+    ActId, BackendError, Capture, Consistency, How, Item, ItemKind, Journal, Kind, Method, PlannedItem, Secret, Undo,
+};
+
+/// The most that a document takes, in bytes, and far more than any was seen to.
+pub(crate) const DOCUMENT_MAX: u64 = 16 << 20;
+/// How long a document may hold up the snapshots.
+const WITHIN: Duration = Duration::from_secs(20);
+/// The longest answer that holds a token or keys, in bytes.
+pub(crate) const SECRET_MAX: u64 = 64 << 10;
+/// What a snapshot promises.
+const PROMISED: Consistency = Consistency::QuasiInstantaneous;
+
+/// A refusal, with the provider's own word for it.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// `UnauthorizedOperation`, `AuthorizationFailed`; empty if the provider did not speak at all.
+    pub(crate) code: String,
+    pub(crate) error: Box<BackendError>,
+}
+
+impl From<BackendError> for Refused {
+    fn from(error: BackendError) -> Self {
+        Self { code: String::new(), error: Box::new(error) }
+    }
+}
+
+impl From<Refused> for BackendError {
+    fn from(refused: Refused) -> Self {
+        *refused.error
+    }
+}
+
+/// A document, or why there is none.
+pub(crate) type Document = Result<Bytes, BackendError>;
+
+/// Documents that a cloud gives of a machine: names, and how each is asked for, in the order in which they are taken: what lasts
+/// least comes first.
+pub(crate) struct Documents(pub(crate) &'static [(&'static str, &'static str)]);
+
+impl Documents {
+    /// How one is asked for.
+    pub(crate) fn method(&self, name: &str) -> &'static str {
+        self.0.iter().find(|(known, _)| *known == name).map_or("describe", |(_, method)| method)
+    }
+
+    /// Those that are offered, of this machine.
+    pub(crate) fn items(&self, of: &str, offered: impl Fn(&str) -> bool) -> Vec<Item> {
+        let item = |(name, method): &(&str, &str)| Item {
+            kind: ItemKind::Config,
+            name: (*name).to_owned(),
+            len: None,
+            source: of.to_owned(),
+            resumable: false,
+            file: None,
+            methods: vec![Method {
+                name: (*method).to_owned(),
+                consistency: Consistency::Live,
+                pause: "none".to_owned(),
+                holds_guest: false,
+                unusable: None,
+            }],
+        };
+        self.0.iter().filter(|(name, _)| offered(name)).map(item).collect()
+    }
+
+    /// Takes all that are wanted, none of which may hold up the snapshots for long.
+    pub(crate) async fn take<R: Future<Output = Document>>(
+        &self,
+        of: &str,
+        wanted: &[Item],
+        one: impl Fn(&'static str) -> R,
+    ) -> BTreeMap<String, Document> {
+        let mut documents = BTreeMap::new();
+        let is_wanted = |name: &str| wanted.iter().any(|item| item.kind == ItemKind::Config && item.name == name);
+        for (name, method) in self.0.iter().filter(|(name, _)| is_wanted(name)) {
+            let late = || {
+                let why = format!("no answer within {} s, and the disks could not wait", WITHIN.as_secs());
+                Err(BackendError::unsupported(*method, of, why))
+            };
+            let document = timeout(WITHIN, one(name)).await.unwrap_or_else(|_| late());
+            documents.insert((*name).to_owned(), document);
+        }
+        documents
+    }
+
+    /// One as a capture.
+    pub(crate) fn capture(&self, item: &Item, document: Option<Document>, facts: Value) -> Capture {
+        let missing =
+            || Err(BackendError::caller("capture", &item.source, format!("`{}` was not asked for", item.name)));
+        Capture::document(item.clone(), self.method(&item.name), document.unwrap_or_else(missing), facts)
+    }
+}
+
+/// JSON as a document, for people to read.
+pub(crate) fn pretty(document: &Value) -> Bytes {
+    serde_json::to_vec_pretty(document).unwrap_or_default().into()
+}
+
+/// How a snapshot is taken.
+pub(crate) fn snapshot(name: &str, pause: &str) -> Method {
+    Method { name: name.to_owned(), consistency: PROMISED, pause: pause.to_owned(), holds_guest: false, unusable: None }
+}
+
+/// Refuses what no snapshot promises. `machine` is what this cloud calls one.
+pub(crate) fn allowed(how: &How, on: &str, machine: &str) -> Result<(), BackendError> {
+    if PROMISED <= how.require {
+        return Ok(());
+    }
+    let (has, asked) = (PROMISED.name(), how.require.name());
+    Err(BackendError::unsupported("promise that nothing moves", on, format!("a snapshot is {has}, not {asked}"))
+        .advise(format!("ask for --require instant, or stop the {machine} first")))
+}
+
+/// What a plan says of an item: a disk of this length in bytes, or a document.
+pub(crate) fn planned(item: &Item, disk: Option<u64>, how: &How) -> PlannedItem {
+    let bytes = disk.unwrap_or(DOCUMENT_MAX);
+    PlannedItem {
+        item: item.name.clone(),
+        method: item.methods.first().map(|method| method.name.clone()).unwrap_or_default(),
+        consistency: disk.map_or(Consistency::Live, |_| PROMISED),
+        bytes: bytes - how.start_at.get(&item.name).copied().unwrap_or(0).min(bytes),
+        // What was written only the snapshot tells.
+        allocated: 0,
+    }
+}
+
+/// A place to go on with? What is copied begins at multiples of `grain` bytes.
+pub(crate) fn check_start(name: &str, from: u64, grain: u64) -> Result<(), BackendError> {
+    if from.is_multiple_of(grain) {
+        return Ok(());
+    }
+    Err(BackendError::caller("go on", name, format!("byte {from} is not a multiple of {grain}")))
+}
+
+/// Writes down that an act with this inverse comes next.
+pub(crate) fn note(journal: &mut dyn Journal, act: &str, undo: Undo) -> Result<ActId, BackendError> {
+    journal.about_to(act, undo).map_err(|error| BackendError::io("write the journal", act, &error))
+}
+
+/// Writes down that nothing of an act is left to be undone.
+pub(crate) fn ended(journal: &mut dyn Journal, act: ActId) -> Result<(), BackendError> {
+    journal.done(act).map_err(|error| BackendError::io("write the journal", "an act that ended", &error))
+}
+
+/// A token that somebody has put into a file.
+pub(crate) fn read_token(file: &str) -> Result<Secret, BackendError> {
+    let failed = |error: &std::io::Error| BackendError::io("read the token", file, error);
+    let mut text = String::new();
+    let opened = std::fs::File::open(file).map_err(|error| failed(&error))?;
+    opened.take(SECRET_MAX).read_to_string(&mut text).map_err(|error| failed(&error))?;
+    Ok(Secret::new(text.trim().to_owned()))
+}
+
+/// What a program prints that gives out secrets; no shell reads its line. What it wrote gets into no error, not even its complaint.
+pub(crate) async fn secrets_of(
+    purpose: &'static str,
+    program: &str,
+    arguments: Vec<String>,
+) -> Result<Vec<u8>, BackendError> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    let output = output.map_err(std::io::Error::other).and_then(|done| done);
+    let output = output.map_err(|error| BackendError::io(purpose, program, &error))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    Err(BackendError::new(Kind::Io, purpose, program, format!("it ended with {}", output.status)))
+}
