@@ -7,7 +7,6 @@ use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
@@ -171,28 +170,33 @@ pub(crate) fn run(command: &mut Command) {
     assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
-/// A disk of so many MiB: ext4 with a file that the tests look for, and `noise` MiB of which no block is like another; the last bytes are written, too.
-pub(crate) fn ext4(mib: u64, planted: &str, noise: u64) -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let (tree, image) = (folder.path().join("tree"), folder.path().join("disk.img"));
-    fs::create_dir_all(tree.join("etc")).unwrap();
-    fs::write(tree.join("etc/planted"), planted).unwrap();
-    let noise: Vec<u8> =
-        (0..(noise << 20) / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
-    fs::write(tree.join("noise"), noise).unwrap();
-    let made =
-        Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(&image).arg(format!("{mib}M")).output();
-    let made = made.expect("the tests need mke2fs: apt install e2fsprogs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
-    file.write_all_at(b"ends.", (mib << 20) - 5).unwrap();
-    (folder, image)
+/// A disk of so many MiB: ext4 with a file that the tests look for, and `noise` MiB of which no block is like another; the last bytes are
+/// written, too. Made once for all tests, and never changed.
+pub(crate) fn ext4(mib: u64, planted: &str, noise: u64) -> PathBuf {
+    let tools = Tools::in_folder("cloud-disks");
+    let name = format!("disk-{mib}");
+    let image = tools.dir.join(format!("{name}.img"));
+    tools.once(&name, &format!("{planted}{noise}"), || {
+        let (folder, _) = (tempfile::tempdir().unwrap(), fs::remove_file(&image));
+        let tree = folder.path().join("tree");
+        fs::create_dir_all(tree.join("etc")).unwrap();
+        fs::write(tree.join("etc/planted"), planted).unwrap();
+        let noise: Vec<u8> =
+            (0..(noise << 20) / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+        fs::write(tree.join("noise"), noise).unwrap();
+        let mut make = Command::new("mke2fs");
+        let made = make.args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(&image).arg(format!("{mib}M")).output();
+        let made = made.expect("the tests need mke2fs: apt install e2fsprogs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
+        file.write_all_at(b"ends.", (mib << 20) - 5).unwrap();
+    });
+    image
 }
 
-/// A disk of 1 GiB. Made once, never changed.
+/// A disk of 1 GiB.
 pub(crate) fn disk() -> PathBuf {
-    static MADE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    MADE.get_or_init(|| ext4(1024, "planted in the cloud\n", 12)).1.clone()
+    ext4(1024, "planted in the cloud\n", 12)
 }
 
 /// Are two files the same, byte by byte? By a tool that is not ours.

@@ -72,8 +72,8 @@ fn what_is_refused_is_named(cloud: &Cloud) {
 /// A store that gives images only whole, as those of Ceph, Swift and S3 do: Glance refuses every Range. Streams that are cut begin again.
 #[test]
 fn a_store_that_gives_no_parts_is_read_as_one_stream() {
-    let own = small();
-    let qcow2 = own.with_extension("qcow2");
+    let (own, folder) = (small(), tempfile::tempdir().unwrap());
+    let qcow2 = folder.path().join("disk.qcow2");
     let made = Command::new("qemu-img").args(["convert", "-O", "qcow2"]).arg(&own).arg(&qcow2).output();
     assert!(made.expect("the tests need qemu-img: apt install qemu-utils").status.success());
     let vars = [("TEST_STORE", "whole")];

@@ -4,7 +4,6 @@ use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -38,10 +37,9 @@ fn made() -> (PathBuf, PathBuf) {
     (tools.python(), cloud)
 }
 
-/// A disk of 48 MiB. Made once, never changed.
+/// A disk of 48 MiB.
 pub(crate) fn small() -> PathBuf {
-    static MADE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    MADE.get_or_init(|| ext4(48, "planted in the image\n", 20)).1.clone()
+    ext4(48, "planted in the image\n", 20)
 }
 
 /// What the cloud is to be.
