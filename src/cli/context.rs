@@ -9,11 +9,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use impound_backends::Uri;
 
+use super::aside::Aside;
 use super::exit::UsageError;
 use super::progress::{Reporter, Style};
 use crate::case::{Case, open_runs};
 use crate::progress::{Progress, Silent, Task};
-use crate::report::{Column, Format, Rows, printable};
+use crate::report::{Cell, Column, Format, Rows, printable};
 
 /// See the module.
 pub(super) struct Context {
@@ -30,6 +31,12 @@ impl Context {
     /// A table on stdout.
     pub(super) fn table(&self, columns: &'static [Column]) -> Box<dyn Rows> {
         self.format.rows(columns, Box::new(io::BufWriter::new(io::stdout().lock())))
+    }
+
+    /// A large table on stdout, written while its rows are found.
+    pub(super) fn table_aside(&self, columns: &'static [Column]) -> Aside<Vec<Vec<Cell>>> {
+        let format = self.format;
+        Aside::new(move || format.rows(columns, Box::new(io::BufWriter::new(io::stdout().lock()))))
     }
 
     /// The format of tables.

@@ -4,6 +4,7 @@
 
 mod access;
 mod acquire;
+mod aside;
 mod case;
 mod context;
 mod disk;

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use super::Physical;
 use crate::image::{Kind, map};
 
-/// Bytes that one thread looks through at a time.
-const CHUNK: u64 = 1 << 20;
+/// Bytes that one thread looks through at a time: they stay in its cache from the copy to the search.
+const CHUNK: u64 = 1 << 18;
 /// Bytes whose words are compared together.
 const LINE: usize = 64;
 /// The most hits of one pattern in one chunk: a page full of decoys must not cost memory.

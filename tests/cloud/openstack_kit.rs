@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
-use tempfile::TempDir;
 
 use crate::common::run::{Ran, impound};
 use crate::kit::{self, Servers, Tools, ext4, source, without};

@@ -7,13 +7,14 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 use super::super::Exit;
+use super::super::aside::Aside;
 use super::super::context::Context;
 use super::open::{Disk, Mounted, Start};
 use crate::disk::fs::{FileKind, Filesystem, Lost, Node, State, Stream, Times};
 use crate::disk::walk::{self, Found, How};
 use crate::image::{Kind, ReadError};
 use crate::progress::Task;
-use crate::report::{Absent, Cell, Column, Rows, printable};
+use crate::report::{Absent, Cell, Column, printable};
 
 pub(super) fn int(n: u64) -> Cell {
     Cell::Int(i64::try_from(n).unwrap_or(i64::MAX))
@@ -135,7 +136,7 @@ const BATCH: usize = 4096;
 
 /// Rows of files that were found, made by all cores.
 struct Files {
-    rows: Box<dyn Rows>,
+    rows: Aside<Vec<Vec<Cell>>>,
     waiting: Vec<(Arc<str>, Arc<dyn Filesystem>, Found)>,
     task: Box<dyn Task>,
     /// All that was found could be read.
@@ -145,7 +146,7 @@ struct Files {
 impl Files {
     fn new(what: &str, context: &Context) -> Self {
         let task = context.counting(what, "files");
-        Self { rows: context.table(FILES), waiting: Vec::new(), task, good: true }
+        Self { rows: context.table_aside(FILES), waiting: Vec::new(), task, good: true }
     }
 
     fn add(&mut self, label: &Arc<str>, fs: &Arc<dyn Filesystem>, found: Found) -> Result<()> {
@@ -161,13 +162,13 @@ impl Files {
         let waiting = std::mem::take(&mut self.waiting);
         let rows = waiting.into_par_iter().with_min_len(128).map(|(label, fs, found)| rows(&label, fs.as_ref(), found));
         let rows: Vec<_> = rows.collect::<Result<_, ReadError>>()?;
-        Ok(self.rows.rows(rows.into_iter().flatten().collect())?)
+        self.rows.give(rows.into_iter().flatten().collect())
     }
 
     fn lost(&mut self, label: &str, lost: &Lost) -> Result<()> {
         self.print()?;
         let last = [Cell::Word(lost.state.name()), Cell::text(&lost.source), Cell::Word(lost.confidence.name())];
-        Ok(self.rows.row(cells(label, path(lost), lost.node.inode, Some(&lost.node), last))?)
+        self.rows.give(vec![cells(label, path(lost), lost.node.inode, Some(&lost.node), last)])
     }
 
     fn end(mut self) -> Result<bool> {

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use rayon::prelude::*;
 
 use super::super::Exit;
+use super::super::aside::{Aside, Sink};
 use super::super::context::Context;
 use super::body;
 use super::list::{exit, int};
@@ -188,8 +189,18 @@ pub(super) fn timeline(disk: &Disk, args: &TimeArgs, context: &Context) -> Resul
         Ok(sorter.add(&record, file.moments(args.mactime))?)
     })?;
     drop(task);
-    let mut events = Events::new(args, context);
-    sorter.finish(|key, tag, record| events.add(key, tag, record))?;
+    let (mactime, timesketch, format) = (args.mactime, args.timesketch, context.format());
+    let mut events = Aside::new(move || Events::new(mactime, timesketch, format));
+    let mut waiting = Vec::with_capacity(BATCH);
+    sorter.finish(|key, tag, record| {
+        waiting.push((key, tag, record.to_vec()));
+        if waiting.len() < BATCH {
+            Ok(())
+        } else {
+            events.give(std::mem::replace(&mut waiting, Vec::with_capacity(BATCH)))
+        }
+    })?;
+    events.give(waiting)?;
     events.end()?;
     Ok(exit(whole))
 }
@@ -266,41 +277,34 @@ type Event = (Key, u8, Vec<u8>);
 
 /// Events in order, on their way to stdout.
 enum Events {
-    Table { rows: Box<dyn Rows>, row: fn(&Event) -> Option<Vec<Cell>>, waiting: Vec<Event> },
-    Mactime { lines: Lines, last: i64, waiting: Vec<Event> },
+    Table { rows: Box<dyn Rows>, row: fn(&Event) -> Option<Vec<Cell>> },
+    Mactime { lines: Lines, last: i64 },
 }
 
 impl Events {
-    fn new(args: &TimeArgs, context: &Context) -> Self {
-        let waiting = Vec::new();
-        if args.mactime {
-            return Self::Mactime { lines: Lines::default(), last: i64::MIN, waiting };
+    fn new(mactime: bool, for_timesketch: bool, format: Format) -> Self {
+        let table = |format: Format, columns| format.rows(columns, Box::new(io::BufWriter::new(io::stdout().lock())));
+        match (mactime, for_timesketch, format) {
+            (true, ..) => Self::Mactime { lines: Lines::default(), last: i64::MIN },
+            (_, true, Format::Text) => Self::Table { rows: table(Format::Csv, TIMESKETCH), row: timesketch },
+            (_, true, format) => Self::Table { rows: table(format, TIMESKETCH), row: timesketch },
+            (_, false, format) => Self::Table { rows: table(format, EVENTS), row },
         }
-        if args.timesketch {
-            let format = if context.for_eyes() { Format::Csv } else { context.format() };
-            let rows = format.rows(TIMESKETCH, Box::new(io::BufWriter::new(io::stdout().lock())));
-            return Self::Table { rows, row: timesketch, waiting };
-        }
-        Self::Table { rows: context.table(EVENTS), row, waiting }
     }
+}
 
-    fn add(&mut self, key: Key, tag: u8, record: &[u8]) -> Result<()> {
-        let (Self::Table { waiting, .. } | Self::Mactime { waiting, .. }) = self;
-        waiting.push((key, tag, record.to_vec()));
-        if waiting.len() < BATCH { Ok(()) } else { self.print() }
-    }
-
-    fn print(&mut self) -> Result<()> {
+impl Sink<Vec<Event>> for Events {
+    fn take(&mut self, events: Vec<Event>) -> Result<()> {
         match self {
-            Self::Table { rows, row, waiting } => {
-                let made = std::mem::take(waiting).into_par_iter().with_min_len(256).filter_map(|event| row(&event));
+            Self::Table { rows, row } => {
+                let made = events.into_par_iter().with_min_len(256).filter_map(|event| row(&event));
                 Ok(rows.rows(made.collect())?)
             }
-            Self::Mactime { lines, last, waiting } => {
-                let mut before = std::mem::replace(last, waiting.last().map_or(*last, |(key, ..)| key.0));
+            Self::Mactime { lines, last } => {
+                let mut before = std::mem::replace(last, events.last().map_or(*last, |(key, ..)| key.0));
                 let first: Vec<bool> =
-                    waiting.iter().map(|(key, ..)| std::mem::replace(&mut before, key.0) != key.0).collect();
-                let made = std::mem::take(waiting).into_par_iter().zip(first).with_min_len(256);
+                    events.iter().map(|(key, ..)| std::mem::replace(&mut before, key.0) != key.0).collect();
+                let made = events.into_par_iter().zip(first).with_min_len(256);
                 let made: Vec<_> = made.filter_map(|(event, first)| mactime(&event, first)).collect();
                 made.iter().try_for_each(|line| lines.to.write_all(line.as_bytes()))?;
                 Ok(())
@@ -308,11 +312,10 @@ impl Events {
         }
     }
 
-    fn end(mut self) -> Result<()> {
-        self.print()?;
-        match &mut self {
+    fn end(self) -> Result<()> {
+        match self {
             Self::Table { rows, .. } => rows.end()?,
-            Self::Mactime { lines, .. } => lines.to.flush()?,
+            Self::Mactime { mut lines, .. } => lines.to.flush()?,
         }
         Ok(())
     }

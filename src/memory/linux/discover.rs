@@ -14,9 +14,8 @@ use super::super::{MemoryError, Outcome, Physical};
 use super::place::{self, Place};
 use super::vmcoreinfo::Vmcoreinfo;
 
-/// What is looked at around the token table: names and offsets of kallsyms.
-const BEFORE: u64 = 16 << 20;
-const BEHIND: u64 = 8 << 20;
+/// What is looked at before and behind the token table, in bytes: names and offsets of kallsyms. Those of most kernels lie in the first.
+const AROUND: [(u64, u64); 2] = [(4 << 20, 2 << 20), (16 << 20, 8 << 20)];
 /// A kernel's BTF has more types than this; those of modules have less.
 const TYPES_LEAST: usize = 500_000;
 
@@ -157,11 +156,7 @@ pub(super) fn discover_with(physical: &Arc<Physical>, isf: Isf) -> Outcome<Found
 
 /// Reads the names around the token table at `hit`; where the table lies then tells where the kernel does.
 fn names(memory: &Physical, hit: u64, offset: Option<u64>) -> Result<Names, String> {
-    // The tables are aligned: so is the window.
-    let begin = hit.saturating_sub(BEFORE) & !4095;
-    let len = (BEHIND + hit - begin).min(memory.len() - begin) as usize;
-    let (begin, window) = window(memory, begin, hit, len).ok_or("the image is not whole around it")?;
-    let symbols = Kallsyms::parse(&window, (hit - begin) as usize, begin)?;
+    let symbols = symbols(memory, hit)?;
     let place = match symbols.form() {
         Form::Relative => place::by_physical(memory, &symbols, 0, offset),
         _ => place::by_virtual(memory, &symbols, hit, offset),
@@ -169,6 +164,23 @@ fn names(memory: &Physical, hit: u64, offset: Option<u64>) -> Result<Names, Stri
     let place = place?;
     let symbols = if symbols.form() == Form::Relative { symbols.moved(place.offset) } else { symbols };
     Ok(Names { symbols, place, at: hit })
+}
+
+/// The table of names around the token table at `hit`.
+fn symbols(memory: &Physical, hit: u64) -> Result<Kallsyms, String> {
+    let mut found = Err(DECOY.to_owned());
+    for (before, behind) in AROUND {
+        // The tables are aligned: so is the window.
+        let begin = hit.saturating_sub(before) & !4095;
+        let len = (behind + hit - begin).min(memory.len() - begin) as usize;
+        let (begin, window) = window(memory, begin, hit, len).ok_or("the image is not whole around it")?;
+        found = Kallsyms::parse(&window, (hit - begin) as usize, begin);
+        // What is no token table does not become one in a larger window.
+        if found.as_ref().err().is_none_or(|why| why == DECOY) {
+            break;
+        }
+    }
+    found
 }
 
 /// The bytes around `hit`, as far as the image holds them without a gap.
@@ -200,7 +212,7 @@ fn types(memory: &Physical, names: &Names) -> Outcome<(Btf, &'static str)> {
         let len = usize::try_from(end.saturating_sub(begin)).unwrap_or(usize::MAX);
         let at = names.place.physical(begin);
         let bytes = if len <= btf::MOST_BYTES { memory.vec(at, len).ok() } else { None };
-        match bytes.ok_or("the image does not hold it".to_owned()).and_then(|bytes| Btf::parse(&bytes)) {
+        match bytes.ok_or("the image does not hold it".to_owned()).and_then(Btf::parse) {
             Ok(types) if types.find("task_struct").is_some() => return Ok((types, "BTF at the kernel's own symbol")),
             Ok(_) => "its types hold no task_struct".clone_into(&mut why),
             Err(error) => why = format!("its types (BTF) at physical {at:#x}: {error}"),
@@ -215,7 +227,7 @@ fn types(memory: &Physical, names: &Names) -> Outcome<(Btf, &'static str)> {
         if types < TYPES_LEAST {
             continue;
         }
-        let parsed = memory.vec(hit.at, len).ok().and_then(|bytes| Btf::parse(&bytes).ok());
+        let parsed = memory.vec(hit.at, len).ok().and_then(|bytes| Btf::parse(bytes).ok());
         if let Some(types) = parsed.filter(|types| types.find("task_struct").is_some()) {
             return Ok((types, "BTF by its structure"));
         }

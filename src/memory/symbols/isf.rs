@@ -117,7 +117,7 @@ impl Isf {
         if !banner.starts_with(b"Linux version ") || banner.len() > BANNER {
             return Err("its banner is none of a Linux kernel".to_owned());
         }
-        let types = Btf::parse(&to_btf::convert(&file)?).map_err(|why| format!("its types make no sense: {why}"))?;
+        let types = Btf::parse(to_btf::convert(&file)?).map_err(|why| format!("its types make no sense: {why}"))?;
         let symbols = Kallsyms::listed(file.symbols.iter().map(|(name, symbol)| (name.as_str(), symbol.address)));
         Ok(Self { types, symbols, banner })
     }

@@ -15,6 +15,9 @@ pub use tables::{DECOY, Form, TOKENS};
 /// Where x86-64 maps the kernel's image: the part of the address space that all its symbols lie in.
 pub const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
+/// Bytes that most names take on an average, at most.
+const ROOM: usize = 32;
+
 /// See the module. In the order of the kernel's table, which is that of the addresses.
 pub struct Kallsyms {
     list: Vec<Entry>,
@@ -48,24 +51,21 @@ impl Kallsyms {
     /// of [`Form::Relative`] are told from there, and stay so until they are [moved](Self::moved).
     pub fn parse(window: &[u8], hit: usize, at: u64) -> Result<Self, String> {
         let tables = Tables::find(window, hit)?;
-        let mut names = String::new();
-        let mut spans = Vec::with_capacity(tables.count.min(1 << 20));
+        // There is a name for each: the markers have agreed. Room that is not used costs nothing.
+        let mut names = String::with_capacity(tables.count.saturating_mul(ROOM));
+        let mut list = Vec::with_capacity(tables.count);
         let ended = tables.names(|kind, name| {
             let begin = names.len();
             names.push_str(&String::from_utf8_lossy(name));
-            spans.push((begin, names.len() - begin, kind));
+            list.push(Entry { address: 0, name: begin as u32, len: (names.len() - begin) as u16, kind });
         });
         if !ended {
             return Err("its names end too early".to_owned());
         }
         let (form, addresses) = tables.addresses(at).ok_or("it has no addresses that ascend")?;
-        let entry = |((begin, len, kind), address): ((usize, usize, u8), u64)| Entry {
-            address,
-            name: begin as u32,
-            len: len as u16,
-            kind,
-        };
-        let list = spans.into_iter().zip(addresses).map(entry).collect();
+        for (entry, address) in list.iter_mut().zip(addresses) {
+            entry.address = address;
+        }
         Ok(Self { list, names, form, by_name: OnceLock::new(), by_address: OnceLock::new() })
     }
 
@@ -122,7 +122,7 @@ impl Kallsyms {
     pub fn address(&self, name: &str) -> Option<u64> {
         let index = self.by_name.get_or_init(|| {
             let hashed = self.iter().enumerate().map(|(n, symbol)| (hash(symbol.name.as_bytes()), n as u32));
-            ByName::new(hashed.collect())
+            ByName::new(hashed)
         });
         let found = index.find(name.as_bytes()).filter_map(|n| self.list.get(n as usize));
         found.map(|entry| self.symbol(entry)).find(|symbol| symbol.name == name).map(|symbol| symbol.address)

@@ -9,19 +9,27 @@ fn hash(name: &[u8]) -> u64 {
     name.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Numbers by the hash of their name, for a search by halves.
-struct ByName(Vec<(u64, u32)>);
+/// Numbers by the upper half of the hash of their name, each pair in one word, for a search by halves.
+#[derive(Clone)]
+struct ByName(Vec<u64>);
 
 impl ByName {
-    fn new(mut list: Vec<(u64, u32)>) -> Self {
-        list.sort_unstable();
-        Self(list)
+    /// Of hashes and numbers.
+    fn new(list: impl Iterator<Item = (u64, u32)>) -> Self {
+        Self(Vec::new()).and(list)
     }
 
-    /// Whatever has this hash, in ascending order.
+    /// Those, too.
+    fn and(mut self, list: impl Iterator<Item = (u64, u32)>) -> Self {
+        self.0.extend(list.map(|(hash, number)| hash >> 32 << 32 | u64::from(number)));
+        self.0.sort_unstable();
+        self
+    }
+
+    /// Whatever may have this name, in ascending order.
     fn find(&self, name: &[u8]) -> impl Iterator<Item = u32> + '_ {
-        let hash = hash(name);
-        let from = self.0.partition_point(|(known, _)| *known < hash);
-        self.0.iter().skip(from).take_while(move |(known, _)| *known == hash).map(|(_, number)| *number)
+        let hash = hash(name) >> 32;
+        let from = self.0.partition_point(|word| word >> 32 < hash);
+        self.0.iter().skip(from).take_while(move |word| **word >> 32 == hash).map(|word| *word as u32)
     }
 }

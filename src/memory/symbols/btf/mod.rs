@@ -89,10 +89,13 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 impl Btf {
     /// Reads a copy that begins with [`MAGIC`]; says what is wrong with one that is damaged. Bytes behind it are ignored.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let (types, strings, end) = Self::layout(bytes)?;
-        let mut bytes = bytes.get(..end).ok_or("it is cut short")?.to_vec();
-        bytes.shrink_to_fit();
+    pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, String> {
+        let mut bytes = bytes.into();
+        let (types, strings, end) = Self::layout(&bytes)?;
+        if end > bytes.len() {
+            return Err("it is cut short".to_owned());
+        }
+        bytes.truncate(end);
         let mut records = vec![0];
         let mut named = Vec::new();
         let mut at = types;
@@ -108,10 +111,10 @@ impl Btf {
         if at != strings {
             return Err(format!("its last record ends at {at:#x} and not at {strings:#x}"));
         }
-        let mut btf = Self { bytes, records, strings, names: ByName::new(Vec::new()) };
+        let mut btf = Self { bytes, records, strings, names: ByName::new(std::iter::empty()) };
         btf.check()?;
         let hashed = named.into_iter().filter(|(name, _)| *name != 0);
-        btf.names = ByName::new(hashed.map(|(name, id)| (hash(btf.text(name)), id)).collect());
+        btf.names = ByName::new(hashed.map(|(name, id)| (hash(btf.text(name)), id)));
         Ok(btf)
     }
 
@@ -378,7 +381,7 @@ mod tests {
 
     #[test]
     fn members_are_found_through_unnamed_structures_with_their_bits() {
-        let btf = Btf::parse(&sample()).unwrap();
+        let btf = Btf::parse(sample()).unwrap();
         let s = btf.find("s").unwrap();
         assert_eq!((s, btf.size(s), btf.plain(6)), (5, 40, 5));
         assert_eq!(btf.member(6, "b"), Some(Member { bit: 64, bits: Some(3), id: 1 }));
@@ -399,7 +402,7 @@ mod tests {
             for bit in 0..8 {
                 let mut bytes = sample.clone();
                 bytes[at] ^= 1 << bit;
-                if let Ok(btf) = Btf::parse(&bytes) {
+                if let Ok(btf) = Btf::parse(bytes) {
                     for id in 0..btf.count() + 2 {
                         let _ = (btf.size(id), btf.member(id, "zz"), btf.kind(id), btf.values(id).count());
                     }

@@ -20,15 +20,15 @@ impl Btf {
         let room: usize = modules.iter().map(|(_, bytes)| bytes.len()).sum();
         let mut bytes = Vec::with_capacity(self.bytes.len().saturating_add(room));
         bytes.extend_from_slice(&self.bytes);
-        let mut all =
-            Self { bytes, records: self.records.clone(), strings: self.strings, names: ByName::new(Vec::new()) };
+        let names = ByName::new(std::iter::empty());
+        let mut all = Self { bytes, records: self.records.clone(), strings: self.strings, names };
         for (module, bytes) in modules {
             if let Err(why) = all.append(&base, bytes, &mut named) {
                 refused.push((module.clone(), why));
             }
         }
         let more = named.into_iter().map(|(name, id)| (hash(all.text(name)), id));
-        all.names = ByName::new(self.names.0.iter().copied().chain(more).collect());
+        all.names = self.names.clone().and(more);
         (all, refused)
     }
 
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn types_of_several_modules_are_beside_those_of_the_kernel() {
-        let base = Btf::parse(&sample()).unwrap();
+        let base = Btf::parse(sample()).unwrap();
         assert_eq!((base.count(), (base.bytes.len() - base.strings) as u32), (TYPES, NAMES));
         let (all, refused) = base.with_modules(&[named("one"), named("two")]);
         assert_eq!(refused, []);
@@ -218,7 +218,7 @@ mod tests {
             for bit in 0..8 {
                 let mut bytes = good.clone();
                 bytes[at] ^= 1 << bit;
-                let base = Btf::parse(&sample()).unwrap();
+                let base = Btf::parse(sample()).unwrap();
                 let (all, refused) = base.with_modules(&[("bad".to_owned(), bytes), named("good")]);
                 assert!(refused.iter().all(|(module, _)| module == "bad"), "{refused:?}");
                 assert!(refused.is_empty() || all.count() == TYPES + 3, "{at} {bit}");
@@ -231,7 +231,7 @@ mod tests {
         }
         for end in 0..good.len() {
             let (all, refused) =
-                Btf::parse(&sample()).unwrap().with_modules(&[("cut".to_owned(), good[..end].to_vec())]);
+                Btf::parse(sample()).unwrap().with_modules(&[("cut".to_owned(), good[..end].to_vec())]);
             assert_eq!((all.count(), refused.len()), (TYPES, 1), "{end}");
         }
     }
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn a_reference_behind_the_last_type_is_told() {
         let bytes = packed(&[record(0, 2, 0, 0, TYPES + 1, &[])], b"");
-        let (_, refused) = Btf::parse(&sample()).unwrap().with_modules(&[("bad".to_owned(), bytes)]);
+        let (_, refused) = Btf::parse(sample()).unwrap().with_modules(&[("bad".to_owned(), bytes)]);
         assert!(refused[0].1.contains("type 7 names or refers to something that is not there"), "{refused:?}");
     }
 }
