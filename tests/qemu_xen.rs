@@ -237,10 +237,13 @@ fn on_dom0_itself(host: &XenHost) -> Result<()> {
     let rows: Value = serde_json::from_str(&host.dom0(&format!("{RUN} targets xen:///"))?)?;
     ensure!(rows.to_string().contains("web01"), "{rows}");
     host.dom0("xl pause web01")?;
-    let sealed = host.dom0(&format!("{RUN} acquire 'xen:///#web01' --memory --case /root/here/case"))?;
+    let sealed = host.dom0(&format!("{RUN} acquire 'xen:///#web01' --memory --disk xvdb --case /root/here/case"))?;
     host.is_as_it_was(true, "after a dump by the program on dom0")?;
     let sealed: Value = serde_json::from_str(&sealed)?;
+    assert_eq!((&sealed[0]["item"], &sealed[1]["outcome"]), (&json!("memory"), &json!("complete")), "{sealed}");
     assert_eq!(sealed[0]["sha256"], dumped_by_xl(host)?.as_str());
+    let disk = host.dom0("dd if=/dev/vg0/web01-data bs=1M iflag=direct 2>/dev/null | sha256sum")?;
+    assert_eq!(sealed[1]["sha256"].as_str(), disk.split_whitespace().next());
     host.dom0("rm -r /root/here && xl unpause web01").map(drop)
 }
 
