@@ -146,6 +146,9 @@ impl<'a> Printer<'a> {
             self.first = false;
         }
         let say = |text: &str| self.context.say(&format!("{}: {}", analyzer.name, printable(text)));
+        if answer.rows.is_empty() && answer.failed.is_none() && !self.form.together {
+            say("there is nothing of that kind");
+        }
         if answer.tries > 1 {
             say(&format!("asked {} times, since the guest changed what was read", answer.tries));
         }

@@ -87,9 +87,9 @@ fn find(name: &str) -> Result<&'static Analyzer> {
         return Err(UsageError(format!("{name} is asked alone")).into());
     }
     let unknown = || UsageError(format!("no question is named `{name}`; impound memory --help lists them"));
-    // Volatility's own names lead here, too.
-    let bare = name.strip_prefix("linux.malware.").map(|rest| format!("linux.{rest}"));
-    Ok(analyzer::by_name(name).or_else(|| analyzer::by_name(&bare?)).ok_or_else(unknown)?)
+    // Volatility's own names lead here, too, and those without the system in front.
+    let bare = format!("linux.{}", name.strip_prefix("linux.malware.").unwrap_or(name));
+    Ok(analyzer::by_name(name).or_else(|| analyzer::by_name(&bare)).ok_or_else(unknown)?)
 }
 
 fn kernel(args: &Args, context: &Context) -> Result<(Image, Kernel)> {
@@ -132,4 +132,24 @@ fn write_isf(args: &Args, context: &Context) -> Result<Exit> {
     crate::cli::context::write_new(output, &serde_json::to_vec(&isf)?)?;
     context.say(&format!("{} goes into the folder symbols/linux of Volatility 3", output.display()));
     Ok(Exit::Complete)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_has_its_full_name_and_a_short_one_and_that_of_volatility() {
+        for (asked, name) in [
+            ("linux.findings", "linux.findings"),
+            ("findings", "linux.findings"),
+            ("proc.maps", "linux.proc.maps"),
+            ("linux.malware.malfind", "linux.malfind"),
+        ] {
+            assert_eq!(find(asked).map(|analyzer| analyzer.name).ok(), Some(name), "{asked}");
+        }
+        for wrong in ["all", "isf", "nothing", "linux.", ""] {
+            assert!(find(wrong).is_err(), "{wrong}");
+        }
+    }
 }
