@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+#[cfg(any(feature = "aws", feature = "azure"))]
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::{
-    ActId, BackendError, Capture, Consistency, How, Item, ItemKind, Journal, Kind, Method, PlannedItem, Secret, Undo,
+    ActId, BackendError, Capture, Consistency, How, Item, ItemKind, Journal, Method, PlannedItem, Secret, Undo,
 };
 
 /// The most that a document takes, in bytes, and far more than any was seen to.
@@ -165,6 +166,7 @@ pub(crate) fn read_token(file: &str) -> Result<Secret, BackendError> {
 }
 
 /// What a program prints that gives out secrets; no shell reads its line. What it wrote gets into no error, not even its complaint.
+#[cfg(any(feature = "aws", feature = "azure"))]
 pub(crate) async fn secrets_of(
     purpose: &'static str,
     program: &str,
@@ -178,5 +180,5 @@ pub(crate) async fn secrets_of(
     if output.status.success() {
         return Ok(output.stdout);
     }
-    Err(BackendError::new(Kind::Io, purpose, program, format!("it ended with {}", output.status)))
+    Err(BackendError::new(crate::Kind::Io, purpose, program, format!("it ended with {}", output.status)))
 }
