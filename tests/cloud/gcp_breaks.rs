@@ -108,7 +108,7 @@ fn gone_on_with(cloud: &Cloud) {
 #[test]
 fn a_run_killed_in_the_middle_of_the_copy_goes_on_with_the_same_file() {
     let cloud = Cloud::start(&[disk()]);
-    cloud.fault(&json!({ "hold_after": 2 }));
+    cloud.fault(&json!({ "hold_from": 2 * SPAN }));
     let child = begun(&cloud);
     until("the middle of the copy", || cloud.state()["held"].as_u64() > Some(0));
     // What came is written down block by block.
@@ -181,10 +181,10 @@ fn a_file_that_is_replaced_while_it_is_read_is_an_error_and_nothing_is_sealed() 
     let ran = cloud.acquire(&["--disk", "web01"]);
     assert!(ran.code == Some(1) && said(&ran).contains("deleted or replaced while it was read"), "{ran:?}");
     assert!(Exhibit::find(&cloud.case(), "web01").is_err(), "something was sealed");
-    // What came before it was replaced is not gone on with.
-    cloud.fault(&json!({ "shift": true }));
+    // Nor is what somebody has put there taken for what was exported.
+    cloud.fault(&json!({}));
     let ran = cloud.acquire(&["--disk", "web01", "--resume"]);
-    assert!(ran.code == Some(1), "{ran:?}");
+    assert!(ran.code == Some(1) && said(&ran).contains("after its export had ended: somebody replaced it"), "{ran:?}");
     assert!(Exhibit::find(&cloud.case(), "web01").is_err(), "something was sealed");
 }
 
@@ -216,7 +216,6 @@ fn what_cannot_be_true_is_refused_and_no_file_is_made_of_it() {
     for (fault, word) in [
         (json!({ "grown": 1 }), "and the label of this run"),
         (json!({ "fails": "QUOTA_EXCEEDED" }), "QUOTA_EXCEEDED"),
-        (json!({ "shift": true }), "in place of bytes=0-"),
         (damaged("/createSnapshot", json!([])), "an operation"),
         (damaged("/createSnapshot", json!({ "name": "../x" })), "an operation"),
         (damaged("/operations/", json!({ "status": "PERHAPS" })), "that of an operation"),
@@ -224,9 +223,18 @@ fn what_cannot_be_true_is_refused_and_no_file_is_made_of_it() {
         (damaged("/global/images/impound-", json!({ "status": "READY" })), "did not make of this snapshot"),
         (damaged("/builds", json!({ "builds": 5 })), "its id"),
         (damaged("/o/impound-", json!({ "name": "a" })), "its size"),
-        (damaged("/o/impound-", json!({ "name": "a", "size": "0", "generation": "1" })), "nothing"),
         (
-            damaged("/o/impound-", json!({ "name": "a", "size": "5", "generation": "1", "contentEncoding": "gzip" })),
+            damaged(
+                "/o/impound-",
+                json!({ "name": "a", "size": "0", "generation": "1", "timeCreated": "2020-01-01T00:00:00Z" }),
+            ),
+            "found nothing",
+        ),
+        (
+            damaged(
+                "/o/impound-",
+                json!({ "name": "a", "size": "5", "generation": "1", "timeCreated": "2020-01-01T00:00:00Z", "contentEncoding": "gzip" }),
+            ),
             "encoded as gzip",
         ),
         (damaged(&format!("{path}/zones/europe-west1-b/disks/web01"), json!({ "name": "web01" })), "its number"),
@@ -242,6 +250,19 @@ fn what_cannot_be_true_is_refused_and_no_file_is_made_of_it() {
         let ran = cloud.run(&cloud.arguments(&target, &case, &["--disk", "web01"]));
         assert!(ran.code == Some(1) && said(&ran).contains(word), "{fault}: {ran:?}");
     }
+}
+
+/// Parts that are others than were asked for are named gaps, and never bytes.
+#[test]
+fn a_part_that_is_another_than_was_asked_for_is_a_gap() {
+    let cloud = Cloud::start(&[disk()]);
+    cloud.fault(&json!({ "shift": 2 * SPAN }));
+    cloud.acquire(&["--disk", "web01"]).expect(3).unwrap();
+    let exhibit = cloud.exhibit("web01");
+    let gaps = exhibit.record["gaps"]["listed"].clone();
+    let [gap] = gaps.as_array().unwrap().as_slice() else { panic!("{gaps}") };
+    assert_eq!((&gap["at"], &gap["len"]), (&json!(2 * SPAN), &json!(SPAN)));
+    assert!(gap["why"]["unreadable"].as_str().unwrap().contains("in place of bytes="), "{gap}");
 }
 
 /// What has a key that only the customer has is refused with that reason, and does not stop the other.

@@ -62,7 +62,7 @@ pub(crate) fn second(folder: &Path) -> PathBuf {
 
 /// Has qemu-img, which is not ours, find the same bytes behind a file of its own format and in a raw one?
 pub(crate) fn same_disk(qcow2: &Path, raw: &Path) -> bool {
-    let compare = ["compare", "-s", "-f", "qcow2", "-F", "raw"];
+    let compare = ["compare", "-f", "qcow2", "-F", "raw"];
     Command::new("qemu-img").args(compare).arg(qcow2).arg(raw).output().unwrap().status.success()
 }
 

@@ -192,22 +192,31 @@ def checked(headers):
 
 
 def operation(where, act):
-    """An act that ends after so many looks."""
+    """An act that ends after so many looks, or after a while if nobody looks."""
     name = f"operation-{next(numbers)}"
     operations[name] = {"left": fault.get("pending", 1), "act": act, "about": {"name": name, "status": "RUNNING"} | where}
+    timer = threading.Timer(2, lambda: done(operations[name]))
+    timer.daemon = True
+    timer.start()
     return 200, {}, operations[name]["about"]
+
+
+def done(found):
+    with lock:
+        if found["about"]["status"] != "DONE":
+            found["about"]["status"] = "DONE"
+            if fault.get("fails"):
+                found["about"] |= {"error": {"errors": [{"code": fault["fails"], "message": "as the test wants it"}]}, "httpErrorStatusCode": 400}
+            else:
+                found["act"]()
 
 
 def looked_at(name):
     found = operations[name]
     with lock:
         found["left"] -= 1
-        if found["left"] < 0 and found["about"]["status"] != "DONE":
-            found["about"]["status"] = "DONE"
-            if fault.get("fails"):
-                found["about"] |= {"error": {"errors": [{"code": fault["fails"], "message": "as the test wants it"}]}, "httpErrorStatusCode": 400}
-            else:
-                found["act"]()
+    if found["left"] < 0:
+        done(found)
     return 200, {}, found["about"]
 
 
@@ -333,7 +342,7 @@ def export(build, arguments):
         if not fault.get("no_object"):
             with open(to, "rb") as file:
                 upload(object_name, file.read())
-        build["status"] = "SUCCESS"
+        build.update(finishTime=now(), status="SUCCESS")
     except Exception as error:
         build.update(status="INTERNAL_ERROR", statusDetail=repr(error))
 
@@ -406,7 +415,7 @@ def storage(method, target, path, query, headers):
             number = state["gets"]
         if number == fault.get("replace_at"):
             upload(unquote(path.rsplit("/", 1)[1]), b"another file" * 1_000_000)
-        if number > fault.get("hold_after", 1 << 60):
+        if int(headers["range"].split("=")[1].split("-")[0]) >= fault.get("hold_from", 1 << 60):
             with lock:
                 state["held"] += 1
             release.wait(300)
@@ -437,7 +446,7 @@ def spanned(status, told, content):
         place = fault.get("corrupt", -1) - first
         if 0 <= place < len(content):
             content = content[:place] + bytes([content[place] ^ 1]) + content[place + 1:]
-        if fault.get("shift"):
+        if first == fault.get("shift"):
             told["Content-Range"] = told["Content-Range"].replace(f"bytes {first}-", f"bytes {first + 1}-")
     return status, kept(told), content
 

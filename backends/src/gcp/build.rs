@@ -4,6 +4,7 @@
 //! (README of that tool, GoogleCloudPlatform/compute-image-import). A build cannot be named; a tag with the run's id finds it again.
 //! What the tool writes besides, as its logs, goes below a folder of its own in the same bucket.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Place;
@@ -36,6 +37,17 @@ impl Build {
         Ok(Self { id: id.to_owned(), about: about.clone() })
     }
 
+    /// Did it end well?
+    pub(super) fn went_well(&self) -> bool {
+        text(&self.about, "/status") == "SUCCESS"
+    }
+
+    /// Can it have made what Cloud Storage says was created at this time? What came after its end, somebody else put there.
+    pub(super) fn can_have_made(&self, created: &str) -> bool {
+        let time = |text: &str| text.parse::<Timestamp>().ok();
+        time(created).zip(time(text(&self.about, "/finishTime"))).is_some_and(|(created, ended)| created <= ended)
+    }
+
     /// Is it on its way?
     pub(super) fn is_under_way(&self) -> bool {
         matches!(text(&self.about, "/status"), "PENDING" | "QUEUED" | "WORKING")
@@ -59,13 +71,18 @@ fn path(place: &Place, rest: &str) -> String {
     format!("/v1/projects/{}/builds{rest}", place.project)
 }
 
-/// Builds of this tag that are on their way, the newest first.
-pub(super) async fn under_way(api: &Api, place: &Place, tag: &str) -> Result<Vec<Build>, Refused> {
+/// Builds of this tag, the newest first.
+pub(super) async fn tagged(api: &Api, place: &Place, tag: &str) -> Result<Vec<Build>, Refused> {
     let request = api.request("look for the export", Method::Get, Service::Build, &path(place, ""));
     let found = api.list(request.query("filter", format!("tags=\"{tag}\"")).query("pageSize", "100"), "builds").await?;
     let ours = found.iter().filter(|about| rows(about, "/tags").any(|one| one.as_str() == Some(tag)));
     let builds: Result<Vec<_>, _> = ours.map(Build::of).collect();
-    Ok(builds?.into_iter().filter(Build::is_under_way).collect())
+    Ok(builds?)
+}
+
+/// Those that are on their way.
+pub(super) async fn under_way(api: &Api, place: &Place, tag: &str) -> Result<Vec<Build>, Refused> {
+    Ok(tagged(api, place, tag).await?.into_iter().filter(Build::is_under_way).collect())
 }
 
 /// Begins an export. If no answer comes, it may have begun all the same: its tag tells.
@@ -105,10 +122,10 @@ pub(super) async fn until_done(api: &Api, place: &Place, build: Build) -> Result
             wait.again().await?;
             continue;
         }
-        let status = text(&now.about, "/status");
-        if status == "SUCCESS" {
+        if now.went_well() {
             return Ok(now);
         }
+        let status = text(&now.about, "/status");
         let detail = [text(&now.about, "/statusDetail"), text(&now.about, "/failureInfo/detail")].join(" ");
         let why = format!("Cloud Build ended it with {}: {}", clip(status, 40), clip(detail.trim(), 600));
         return Err(BackendError::unsupported(WAIT, &build.id, why)
@@ -136,6 +153,12 @@ mod tests {
         assert!(Build::of(&json!({ "id": "a-1", "status": "WORKING" })).unwrap().is_under_way());
         assert!(!Build::of(&json!({ "id": "a-1", "status": "SUCCESS" })).unwrap().is_under_way());
         assert!(!Build::of(&json!({ "id": "a-1", "status": 5 })).unwrap().is_under_way());
+        let ended = Build::of(&json!({ "id": "a", "finishTime": "2026-01-01T00:00:10.123456Z" })).unwrap();
+        assert!(ended.can_have_made("2026-01-01T00:00:10.123Z") && !ended.can_have_made("2026-01-01T00:00:10.124Z"));
+        assert!(
+            !ended.can_have_made("")
+                && !Build::of(&json!({ "id": "a" })).unwrap().can_have_made("2026-01-01T00:00:11Z")
+        );
         for bad in [json!(null), json!({}), json!({ "id": "a/b" }), json!({ "id": "" }), json!({ "id": 5 })] {
             assert!(Build::of(&bad).is_err(), "{bad}");
         }

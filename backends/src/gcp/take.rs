@@ -9,12 +9,13 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::api::{Api, Refused};
+use super::api::{Api, Refused, clip, text};
 use super::bucket::{self, Object};
+use super::build::{self, Build};
 use super::chosen::Chosen;
 use super::machine::Disk;
 use super::snapshot::{self, Snapshot};
-use super::{Place, build, image, name_of};
+use super::{Place, image, name_of};
 use crate::{BackendError, How, Kind};
 
 /// What is to be taken.
@@ -71,7 +72,7 @@ impl Wanted {
 pub(super) struct Exported {
     pub(super) snapshot: Snapshot,
     pub(super) object: Object,
-    /// What Cloud Build says of the export, if this run saw it.
+    /// What Cloud Build says of the export.
     pub(super) build: Value,
 }
 
@@ -179,18 +180,20 @@ async fn file(
     snapshot: &Snapshot,
 ) -> Result<(Object, Value), Refused> {
     let name = wanted.name();
-    if !wanted.anew {
-        match bucket::find(api, &chosen.bucket, &name).await? {
-            Some(object) => return checked(object).map(|object| (object, Value::Null)),
-            None if wanted.from > 0 => return Err(lost(&name, "the exported file is not there any more")),
-            None => {}
-        }
+    // Of a run that is new, nothing is there.
+    let builds = if wanted.anew { Vec::new() } else { build::tagged(api, place, &name).await? };
+    let well = builds.iter().find(|build| build.went_well()).cloned();
+    let there = match &well {
+        Some(_) => bucket::find(api, &chosen.bucket, &name).await?,
+        None => None,
+    };
+    if let (Some(build), Some(object)) = (well, there) {
+        return checked(object, build);
     }
-    let mut build = None;
-    if !wanted.anew {
-        build = build::under_way(api, place, &name).await?.into_iter().next();
+    if wanted.from > 0 {
+        return Err(lost(&name, "the exported file is not there any more"));
     }
-    let build = if let Some(build) = build {
+    let build = if let Some(build) = builds.into_iter().find(Build::is_under_way) {
         build
     } else {
         image::ensure(api, place, snapshot, &name, &wanted.run).await?;
@@ -202,25 +205,26 @@ async fn file(
     let object = bucket::find(api, &chosen.bucket, &name).await?;
     let object = object.ok_or_else(|| {
         let why = format!("Cloud Build says that {} went well, and there is no such object", build.id);
-        BackendError::unsupported(
-            "look for the exported file",
-            format!("gs://{}/{}", chosen.bucket, bucket::object_of(&name)),
-            why,
-        )
+        let on = format!("gs://{}/{}", chosen.bucket, bucket::object_of(&name));
+        BackendError::unsupported("look for the exported file", on, why)
     })?;
-    Ok((checked(object)?, build.about))
+    checked(object, build)
 }
 
-/// Refuses what is no file of bytes as they lie there.
-fn checked(object: Object) -> Result<Object, Refused> {
-    let encoding = super::api::text(&object.about, "/contentEncoding");
-    if object.size > 0 && encoding.is_empty() {
-        return Ok(object);
+/// Refuses what is no file of bytes as they lie there, or not the one that this export made.
+fn checked(object: Object, build: Build) -> Result<(Object, Value), Refused> {
+    let created = text(&object.about, "/timeCreated");
+    if !build.can_have_made(created) {
+        let why = format!("it was created at {}, after its export had ended: somebody replaced it", clip(created, 40));
+        return Err(BackendError::unsupported("read the exported file", object.address(), why)
+            .advise("who writes into this bucket? take it again, without --resume")
+            .into());
     }
-    let found = if object.size == 0 {
-        "nothing".to_owned()
-    } else {
-        format!("what is encoded as {}", super::api::clip(encoding, 40))
-    };
+    let encoding = text(&object.about, "/contentEncoding");
+    if object.size > 0 && encoding.is_empty() {
+        return Ok((object, build.about));
+    }
+    let found =
+        if object.size == 0 { "nothing".to_owned() } else { format!("what is encoded as {}", clip(encoding, 40)) };
     Err(BackendError::corrupt("read the exported file", object.address(), "the object", "a file", found).into())
 }
