@@ -27,7 +27,8 @@ fn made(cloud: &Cloud) -> (usize, Value, Value) {
 fn with_broken_answers_and_tokens_that_run_out_the_file_is_whole_and_nothing_is_made_twice() {
     let cloud = Cloud::start(&[disk()]);
     let lost = ["/createSnapshot", "/global/images", "/builds"];
-    cloud.fault(&json!({ "every": 4, "token_life": 9, "lost": lost, "composite": true, "pending": 2 }));
+    cloud
+        .fault(&json!({ "every": 4, "every_span": 2, "token_life": 9, "lost": lost, "composite": true, "pending": 2 }));
     cloud.acquire(&["--disk", "web01"]).expect(0).unwrap();
     let exhibit = cloud.exhibit("web01");
     assert!(same_disk(&exhibit.image(), &disk()));
@@ -208,48 +209,54 @@ fn an_export_that_fails_says_why_and_goes_on_with_the_same_snapshot() {
     assert_eq!(made(&cloud).0, 1);
 }
 
-#[test]
-fn what_cannot_be_true_is_refused_and_no_file_is_made_of_it() {
+/// Asks for the disk once with each fault; each time it is refused with these words.
+fn refused(faults: &[(Value, &str)]) {
     let cloud = Cloud::start(&[disk()]);
-    let damaged = |part: &str, answer: Value| json!({ "damaged": { part: answer } });
-    let path = "/compute/v1/projects/lab-4711";
-    for (fault, word) in [
-        (json!({ "grown": 1 }), "and the label of this run"),
-        (json!({ "fails": "QUOTA_EXCEEDED" }), "QUOTA_EXCEEDED"),
-        (damaged("/createSnapshot", json!([])), "an operation"),
-        (damaged("/createSnapshot", json!({ "name": "../x" })), "an operation"),
-        (damaged("/operations/", json!({ "status": "PERHAPS" })), "that of an operation"),
-        (damaged("/global/snapshots/impound-", json!({ "status": "READY" })), "its name and its number"),
-        (damaged("/global/images/impound-", json!({ "status": "READY" })), "did not make of this snapshot"),
-        (damaged("/builds", json!({ "builds": 5 })), "its id"),
-        (damaged("/o/impound-", json!({ "name": "a" })), "its size"),
-        (
-            damaged(
-                "/o/impound-",
-                json!({ "name": "a", "size": "0", "generation": "1", "timeCreated": "2020-01-01T00:00:00Z" }),
-            ),
-            "found nothing",
-        ),
-        (
-            damaged(
-                "/o/impound-",
-                json!({ "name": "a", "size": "5", "generation": "1", "timeCreated": "2020-01-01T00:00:00Z", "contentEncoding": "gzip" }),
-            ),
-            "encoded as gzip",
-        ),
-        (damaged(&format!("{path}/zones/europe-west1-b/disks/web01"), json!({ "name": "web01" })), "its number"),
-        (
-            damaged(&format!("{path}/zones/europe-west1-b/instances"), json!({ "disks": [{ "source": "x" }] })),
-            "the address of one",
-        ),
-        (damaged("/iam/testPermissions", json!({ "permissions": "all" })), "storage.objects.get"),
-    ] {
-        cloud.fault(&fault);
+    for (fault, word) in faults {
+        cloud.fault(fault);
         let case = cloud.folder.path().join(format!("case-{}", word.len())).display().to_string();
         let target = cloud.target();
         let ran = cloud.run(&cloud.arguments(&target, &case, &["--disk", "web01"]));
         assert!(ran.code == Some(1) && said(&ran).contains(word), "{fault}: {ran:?}");
     }
+}
+
+fn damaged(part: &str, answer: &Value) -> Value {
+    json!({ "damaged": { part: answer } })
+}
+
+#[test]
+fn what_compute_engine_cannot_mean_is_refused_and_no_file_is_made_of_it() {
+    let zone = "/compute/v1/projects/lab-4711/zones/europe-west1-b";
+    refused(&[
+        (json!({ "grown": 1 }), "and the label of this run"),
+        (json!({ "fails": "QUOTA_EXCEEDED" }), "QUOTA_EXCEEDED"),
+        (damaged("/createSnapshot", &json!([])), "an operation"),
+        (damaged("/createSnapshot", &json!({ "name": "../x" })), "an operation"),
+        (damaged("/operations/", &json!({ "status": "PERHAPS" })), "that of an operation"),
+        (damaged("/global/snapshots/impound-", &json!({ "status": "READY" })), "its name and its number"),
+        (damaged("/global/images/impound-", &json!({ "status": "READY" })), "did not make of this snapshot"),
+        (damaged(&format!("{zone}/disks/web01"), &json!({ "name": "web01" })), "its number"),
+        (damaged(&format!("{zone}/instances"), &json!({ "disks": [{ "source": "x" }] })), "the address of one"),
+    ]);
+}
+
+#[test]
+fn what_cloud_build_and_cloud_storage_cannot_mean_is_refused_and_no_file_is_made_of_it() {
+    let object = |more: Value| {
+        let mut object = json!({ "name": "a", "size": "5", "generation": "1", "timeCreated": "2020-01-01T00:00:00Z" });
+        object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        damaged("/o/impound-", &object)
+    };
+    refused(&[
+        (damaged("/builds", &json!({ "builds": 5 })), "its id"),
+        (damaged("/o/impound-", &json!({ "name": "a" })), "its size"),
+        (object(json!({ "size": "0" })), "found nothing"),
+        (object(json!({ "contentEncoding": "gzip" })), "encoded as gzip"),
+        (object(json!({ "timeCreated": "2099-01-01T00:00:00Z" })), "somebody replaced it"),
+        (object(json!({ "timeCreated": "soon" })), "somebody replaced it"),
+        (damaged("/iam/testPermissions", &json!({ "permissions": "all" })), "storage.objects.get"),
+    ]);
 }
 
 /// Parts that are others than were asked for are named gaps, and never bytes.

@@ -380,7 +380,7 @@ def permitted(wanted):
 
 def injected(is_span):
     """Each so-manieth request fails, each time in another way."""
-    every = fault.get("every")
+    every = fault.get("every_span" if is_span else "every")
     with lock:
         n = next(counted[is_span])
     if not every or n % every:
@@ -484,12 +484,12 @@ def answered(method, target, headers, body):
         return 200, {}, {"token": "sekrit-web-identity"}
     if own:
         return metadata(path, headers)
+    checked(headers)
     kind = injected(query.get("alt") == "media")
     if kind == "quota":
         raise Refuse(403, "rateLimitExceeded")
     if kind and kind != "cut":
         raise Refuse(int(kind), "backendError")
-    checked(headers)
     for part, answer in fault.get("damaged", {}).items():
         if part in path:
             return 200, {}, json.dumps(answer).encode()
