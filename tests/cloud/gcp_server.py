@@ -414,7 +414,10 @@ def storage(method, target, path, query, headers):
             state["gets"] += 1
             number = state["gets"]
         if number == fault.get("replace_at"):
-            upload(unquote(path.rsplit("/", 1)[1]), b"another file" * 1_000_000)
+            about = json.loads(gcs("GET", urlsplit(target).path)[2])
+            upload(about["name"], b"x" * int(about["size"]))
+        if fault.get("ignores_generation"):
+            target = re.sub(r"&generation=\d+", "", target)
         if int(headers["range"].split("=")[1].split("-")[0]) >= fault.get("hold_from", 1 << 60):
             with lock:
                 state["held"] += 1
