@@ -237,7 +237,9 @@ pub(super) fn content(spool: &Source, compared: &BTreeSet<Digest>) -> Result<Opt
     let mut others: Vec<_> = compared.iter().map(|digest| (*digest, Hasher::new(*digest))).collect();
     let end = spool.follow(0, |chunk| {
         hasher.update(chunk.bytes);
-        others.iter_mut().for_each(|(_, other)| other.update(chunk.bytes));
+        for (_, other) in &mut others {
+            other.update(chunk.bytes);
+        }
         if chunk.end() >= given + STRIDE {
             // Only thrift: where the file system cannot punch, the spool lives on until the end.
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
