@@ -3,16 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::{
-    ActId, BackendError, Capture, Consistency, How, Item, ItemKind, Journal, Kind, Method, PlannedItem, Secret, Undo,
+    ActId, BackendError, Capture, Consistency, How, Item, ItemKind, Journal, Method, PlannedItem, Secret, Undo,
 };
 
 /// The most that a document takes, in bytes, and far more than any was seen to.
@@ -21,8 +19,6 @@ pub(crate) const DOCUMENT_MAX: u64 = 16 << 20;
 const WITHIN: Duration = Duration::from_secs(20);
 /// The longest answer that holds a token or keys, in bytes.
 pub(crate) const SECRET_MAX: u64 = 64 << 10;
-/// How long a program may take that gives out secrets: some ask a server first.
-const PROGRAM: Duration = Duration::from_secs(120);
 /// What a snapshot promises.
 const PROMISED: Consistency = Consistency::QuasiInstantaneous;
 
@@ -165,52 +161,4 @@ pub(crate) fn read_token(file: &str) -> Result<Secret, BackendError> {
     let opened = std::fs::File::open(file).map_err(|error| failed(&error))?;
     opened.take(SECRET_MAX).read_to_string(&mut text).map_err(|error| failed(&error))?;
     Ok(Secret::new(text.trim().to_owned()))
-}
-
-/// What a program prints that gives out secrets; no shell reads its line. What it wrote gets into no error, not even its complaint.
-pub(crate) async fn secrets_of(
-    purpose: &'static str,
-    program: &str,
-    arguments: Vec<String>,
-) -> Result<Vec<u8>, BackendError> {
-    said_within(PROGRAM, purpose, program, arguments).await
-}
-
-async fn said_within(
-    within: Duration,
-    purpose: &'static str,
-    program: &str,
-    arguments: Vec<String>,
-) -> Result<Vec<u8>, BackendError> {
-    let mut command = Command::new(program);
-    // It may wait for somebody at a terminal who is not there: then it is ended.
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let failed = |why: String| BackendError::new(Kind::Io, purpose, program, why);
-    let output = timeout(within, command.output()).await;
-    let output = output.map_err(|_| failed(format!("it said nothing within {} s and was ended", within.as_secs())))?;
-    let output = output.map_err(|error| BackendError::io(purpose, program, &error))?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    Err(failed(format!("it ended with {}", output.status)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn said(within: u64, line: &str) -> Result<Vec<u8>, String> {
-        let arguments = vec!["-c".to_owned(), line.to_owned()];
-        let said = said_within(Duration::from_secs(within), "ask for a token", "sh", arguments).await;
-        said.map_err(|error| error.to_string())
-    }
-
-    #[tokio::test]
-    async fn a_program_is_heard_or_ended_and_its_complaint_is_not_repeated() {
-        assert_eq!(said(600, "echo token").await.unwrap(), b"token\n");
-        let refused = said(600, "echo hunter2; echo hunter2 >&2; exit 7").await.unwrap_err();
-        assert!(refused.contains("exit status: 7") && !refused.contains("hunter2"), "{refused}");
-        let silent = said(0, "exec sleep 100000").await.unwrap_err();
-        assert!(silent.contains("said nothing within"), "{silent}");
-    }
 }

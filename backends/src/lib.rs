@@ -18,10 +18,14 @@ mod error;
 pub mod esx;
 pub mod fake;
 pub mod file;
+#[cfg(feature = "gcp")]
+pub mod gcp;
 mod journal;
 mod live;
 #[cfg(feature = "openstack")]
 pub mod openstack;
+#[cfg(any(feature = "aws", feature = "azure"))]
+mod program;
 #[cfg(feature = "qemu")]
 pub mod qemu;
 mod target;
@@ -36,7 +40,7 @@ pub use error::{BackendError, Kind};
 pub use journal::{ActId, Forgetful, Journal, Undo};
 pub use live::{Live, LiveError, LiveMemory, LiveSpan};
 pub use target::{
-    Backend, Clocks, Facts, Finding, Finished, Freeze, Host, HostFile, How, Item, ItemKind, Method, Pause, Plan,
+    Backend, Check, Clocks, Facts, Finding, Finished, Freeze, Host, HostFile, How, Item, ItemKind, Method, Pause, Plan,
     PlannedItem, Quiesced, Since, Stall, Target, TargetSummary, Witness,
 };
 pub use uri::Uri;
@@ -60,6 +64,8 @@ pub static ALL: &[&dyn Backend] = &[
     &aws::Aws,
     #[cfg(feature = "azure")]
     &azure::Azure,
+    #[cfg(feature = "gcp")]
+    &gcp::Gcp,
     #[cfg(feature = "openstack")]
     &openstack::Openstack,
     &file::File,

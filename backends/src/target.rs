@@ -55,8 +55,14 @@ pub trait Target: Send {
     fn form(&self, _item: &Item) -> Option<&'static str> {
         None
     }
-    /// Does the host keep SHA-512 of this item, so that ours is wanted too, to be compared with its ([`Finished::witnesses`])?
-    fn keeps_sha512(&self, _item: &Item) -> bool {
+    /// What the host may keep of this item besides SHA-256, so that ours is wanted too, to be compared with its
+    /// ([`Finished::witnesses`]).
+    fn keeps(&self, _item: &Item) -> &'static [Check] {
+        &[]
+    }
+    /// Does `begin` make things that take hours? Then it may be given up at any time, and what it had made until then is found again
+    /// by the run that goes on with it.
+    fn begins_slowly(&self) -> bool {
         false
     }
     /// What `begin` would do for these items. Changes nothing; refuses what `begin` would refuse, as far as that can be
@@ -295,8 +301,19 @@ pub struct Finished {
     pub witnesses: Vec<Witness>,
 }
 
+/// A digest that a host keeps besides SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// FIPS 180-4.
+    Sha512,
+    /// RFC 1321.
+    Md5,
+    /// The checksum of RFC 3720, appendix B.4.
+    Crc32c,
+}
+
 /// A digest of an item that the host took by a tool of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Witness {
     /// The item's name.
     pub item: String,
@@ -308,17 +325,23 @@ pub struct Witness {
     /// SHA-512 in lower-case hex, if it is this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha512: Option<String>,
+    /// MD5 in lower-case hex, if it is this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub md5: Option<String>,
+    /// CRC32C in lower-case hex, its first digit that of the highest power, if it is this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc32c: Option<String>,
 }
 
 impl Witness {
     /// A digest by SHA-256.
     pub fn sha256(item: &str, by: String, digest: String) -> Self {
-        Self { item: item.to_owned(), by, sha256: Some(digest), sha512: None }
+        Self { item: item.to_owned(), by, sha256: Some(digest), ..Self::default() }
     }
 
     /// A digest by SHA-512.
     pub fn sha512(item: &str, by: String, digest: String) -> Self {
-        Self { item: item.to_owned(), by, sha256: None, sha512: Some(digest) }
+        Self { item: item.to_owned(), by, sha512: Some(digest), ..Self::default() }
     }
 }
 

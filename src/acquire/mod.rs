@@ -17,19 +17,19 @@ mod since;
 mod stop;
 mod streams;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use impound_backends::{Access, BackendError, Facts, Finished, Host, How, Item, Plan, Target, WireLog, for_uri};
+use impound_backends::{Access, BackendError, Check, Facts, Finished, Host, How, Item, Plan, Target, WireLog, for_uri};
 use jiff::Timestamp;
 
 pub use guardian::stand_guard;
 pub use request::{Disks, Request, Store, Wanted, select};
 pub use stop::Stop;
 
-use crate::case::ingest::{Format, Ingested, ResumePoint};
+use crate::case::ingest::{Digest, Format, Ingested, ResumePoint};
 use crate::case::{CaseError, Draft, Outcome, RunInfo, RunJournal, Sealed, WireFile};
 use crate::progress::Progress;
 use guardian::Guardian;
@@ -156,7 +156,10 @@ async fn run_it(
     let (plan, started, captured) = match outcome {
         Ok(captured) => captured,
         Err(error) => {
-            drafts.into_iter().for_each(Opening::discard);
+            // What takes long to prepare, and was given up, can be gone on with.
+            let slow = opened.target.begins_slowly() && matches!(error, AcquireError::Interrupted);
+            let drafts = drafts.into_iter().zip(&opened.items);
+            drafts.filter(|(_, item)| !(slow && item.resumable)).for_each(|(opening, _)| opening.discard());
             return Err(tidy_after(error, opened.target.as_mut(), journal, progress).await);
         }
     };
@@ -183,8 +186,8 @@ struct Opening {
     resume: Option<ResumePoint>,
     /// The hypervisor's own format that it is kept in.
     form: Option<&'static str>,
-    /// The host keeps SHA-512 of it.
-    sha512: bool,
+    /// What the host may keep of it, to be compared.
+    compared: BTreeSet<Digest>,
     /// The run that began it, if that was another.
     begun_by: Option<String>,
 }
@@ -192,7 +195,7 @@ struct Opening {
 impl Opening {
     /// Takes away a draft that nothing was written to.
     fn discard(self) {
-        if self.resume.is_none() {
+        if self.resume.is_none() && self.begun_by.is_none() {
             // What cannot be removed is an empty draft, which verify names.
             let _ = self.draft.discard();
         }
@@ -204,10 +207,10 @@ impl Opening {
 fn drafts(request: &Request, run: &RunInfo, opened: &mut Opened) -> Result<Vec<Opening>, CaseError> {
     let mut left = Vec::new();
     for item in opened.items.iter().filter(|item| request.resume && item.resumable) {
-        if let Some((draft, point)) = request.unfinished(item)? {
-            let (begun_by, form, sha512) =
-                (draft.begun_by(), opened.target.form(item), opened.target.keeps_sha512(item));
-            left.push((item.clone(), Opening { draft, resume: Some(point), form, sha512, begun_by }));
+        if let Some((draft, resume)) = request.unfinished(item, opened.target.begins_slowly())? {
+            let (begun_by, form, compared) =
+                (draft.begun_by(), opened.target.form(item), compared(opened.target.keeps(item)));
+            left.push((item.clone(), Opening { draft, resume, form, compared, begun_by }));
         }
     }
     if !left.is_empty() {
@@ -219,9 +222,18 @@ fn drafts(request: &Request, run: &RunInfo, opened: &mut Opened) -> Result<Vec<O
         let form = opened.target.form(item);
         let draft = request.case.draft(&opened.facts.name, &item.name, Timestamp::now())?;
         draft.intend(&record::intent(request, run, &opened.facts, item, form))?;
-        Ok(Opening { draft, resume: None, form, sha512: opened.target.keeps_sha512(item), begun_by: None })
+        Ok(Opening { draft, resume: None, form, compared: compared(opened.target.keeps(item)), begun_by: None })
     };
     opened.items.iter().map(new).collect()
+}
+
+fn compared(kept: &[Check]) -> BTreeSet<Digest> {
+    let digest = |check: &Check| match check {
+        Check::Sha512 => Digest::Sha512,
+        Check::Md5 => Digest::Md5,
+        Check::Crc32c => Digest::Crc32c,
+    };
+    kept.iter().map(digest).collect()
 }
 
 /// The hypervisor is asked once more, now with everything known, before it is touched.
@@ -271,7 +283,15 @@ async fn capture(
         freezer.freeze(journal).await?;
     }
     let started = Timestamp::now();
-    let captures = target.begin(journal).await?;
+    let captures = if target.begins_slowly() {
+        tokio::select! {
+            biased;
+            () = stop.wait() => return Err(AcquireError::Interrupted),
+            begun = target.begin(journal) => begun?,
+        }
+    } else {
+        target.begin(journal).await?
+    };
     if captures.len() != drafts.len() {
         let why = format!("{} captures came for {} items", captures.len(), drafts.len());
         return Err(BackendError::caller("begin the capture", &opened.facts.name, why).into());

@@ -181,10 +181,13 @@ fn contradiction(captured: &Captured, ingested: &Ingested, finished: &Finished) 
         let ours = ours.map_or("a digest that was not taken", String::as_str);
         (theirs != ours).then(|| format!("{by} says {theirs} of it, and {ours} was captured"))
     };
+    let ours = |digest: Digest| ingested.content_others.get(&digest);
     witnesses(captured, finished).find_map(|witness| {
         let by = &witness.by;
         compare(by, witness.sha256.as_ref(), ingested.content_sha256.as_ref())
-            .or_else(|| compare(by, witness.sha512.as_ref(), ingested.content_sha512.as_ref()))
+            .or_else(|| compare(by, witness.sha512.as_ref(), ours(Digest::Sha512)))
+            .or_else(|| compare(by, witness.md5.as_ref(), ours(Digest::Md5)))
+            .or_else(|| compare(by, witness.crc32c.as_ref(), ours(Digest::Crc32c)))
     })
 }
 

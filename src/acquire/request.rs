@@ -188,7 +188,7 @@ impl Request {
         capture: &Capture,
         resume: Option<ResumePoint>,
         form: Option<&'static str>,
-        content_sha512: bool,
+        compared: BTreeSet<Digest>,
     ) -> IngestOptions {
         let store = &self.store;
         let memory = capture.item.kind == ItemKind::Memory && capture.item.file.is_none() && form.is_none();
@@ -199,7 +199,7 @@ impl Request {
             compress: store.compress.filter(|_| capture.item.kind != ItemKind::Config),
             block: store.block,
             digests: store.digests.clone(),
-            content_sha512,
+            compared,
             min_free: store.min_free,
             resume,
             keep_draft: capture.item.resumable,
@@ -207,13 +207,21 @@ impl Request {
         }
     }
 
-    /// An unfinished draft of this item, with the place where it goes on.
-    pub(super) fn unfinished(&self, item: &Item) -> Result<Option<(Draft, ResumePoint)>, CaseError> {
+    /// An unfinished draft of this item, with the place where it goes on; without one if the run that began it had come no further
+    /// than to `slow` preparations.
+    pub(super) fn unfinished(
+        &self,
+        item: &Item,
+        slow: bool,
+    ) -> Result<Option<(Draft, Option<ResumePoint>)>, CaseError> {
         for name in self.case.unfinished()? {
             let Ok(draft) = Draft::reopen(&self.case, &name) else { continue };
             match ResumePoint::find(draft.dir())? {
                 Some(point) if point.head.item == item.name && point.head.source == item.source => {
-                    return Ok(Some((draft, point)));
+                    return Ok(Some((draft, Some(point))));
+                }
+                None if slow && draft.is_empty() && draft.is_for(&item.name, &item.source) => {
+                    return Ok(Some((draft, None)));
                 }
                 _ => {}
             }

@@ -77,7 +77,7 @@ fn start(
 ) -> (Drained, Captured) {
     let about = record::Captured::of(&capture);
     let drained = drain::watch(&mut capture);
-    let options = request.ingest_options(&capture, opening.resume.clone(), opening.form, opening.sha512);
+    let options = request.ingest_options(&capture, opening.resume.clone(), opening.form, opening.compared.clone());
     let (dir, progress, stop) = (opening.draft.dir().to_owned(), Arc::clone(progress), stop.flag());
     let ingested = tokio::task::spawn_blocking(move || {
         let task = progress.begin(&capture.item.name, Some(capture.len));

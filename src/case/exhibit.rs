@@ -100,8 +100,22 @@ impl Draft {
 
     /// The run that began it, as it wrote down itself.
     pub fn begun_by(&self) -> Option<String> {
+        self.intended().map(|intended| intended.run)
+    }
+
+    /// Was it begun for this item?
+    pub fn is_for(&self, item: &str, source: &str) -> bool {
+        self.intended().is_some_and(|intended| intended.item.name == item && intended.item.source == source)
+    }
+
+    /// Is there nothing of the item in it yet?
+    pub fn is_empty(&self) -> bool {
+        fs::read_dir(self.dir.join("data")).is_ok_and(|mut entries| entries.next().is_none())
+    }
+
+    fn intended(&self) -> Option<Record> {
         let bytes = read_bounded(&self.dir.join(INTENT), super::record::RECORD_LIMIT).ok()?;
-        super::record::read(&bytes).ok().map(|intended| intended.run)
+        super::record::read(&bytes).ok()
     }
 
     /// Seals the draft. `stored` are the files under `data/` with the digests taken while they were written; they are

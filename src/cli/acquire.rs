@@ -89,6 +89,12 @@ pub(super) struct Args {
     /// Fetch only what changed since this exhibit of the same disk; the rest comes from its image, hashed before
     #[arg(long, value_name = "EXHIBIT", help_heading = "In a cloud")]
     since: Vec<PathBuf>,
+    /// The bucket that snapshots are exported to, where a cloud gives their bytes in no other way
+    #[arg(long, value_name = "NAME", help_heading = "In a cloud")]
+    bucket: Option<String>,
+    /// Remove from the bucket what was exported, once all of it came and is what the cloud says of it
+    #[arg(long, requires = "bucket", help_heading = "In a cloud")]
+    remove_export: bool,
     /// Form of the memory image: raw (sparse, addresses one to one), lime, elf
     #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Raw, help_heading = "How to store it")]
     memory_format: Form,
@@ -266,12 +272,11 @@ fn request(args: &Args, uri: impound_backends::Uri, case: crate::case::Case) -> 
 /// What only some backends know; others refuse it.
 fn options(args: &Args) -> BTreeMap<String, String> {
     let given = |flag: bool| flag.then(String::new);
-    let (kept, quiet) = (given(args.keep_snapshot), given(args.quiesce));
-    let (lock, share, isolate) = (&args.lock, &args.share, &args.isolate);
-    [("lock", lock), ("share", share), ("isolate", isolate), ("keep-snapshot", &kept), ("quiesce", &quiet)]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
-        .collect()
+    let (kept, quiet, removed) = (given(args.keep_snapshot), given(args.quiesce), given(args.remove_export));
+    let (lock, share, isolate, bucket) = (&args.lock, &args.share, &args.isolate, &args.bucket);
+    let named = [("lock", lock), ("share", share), ("isolate", isolate), ("bucket", bucket)];
+    let flags = [("keep-snapshot", &kept), ("quiesce", &quiet), ("remove-export", &removed)];
+    named.into_iter().chain(flags).filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))).collect()
 }
 
 /// The first signal ends the run in order; further ones change nothing, since an end without order may leave the guest

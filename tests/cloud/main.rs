@@ -17,6 +17,10 @@ mod azure_kit;
 mod azure_who;
 #[path = "../common/mod.rs"]
 mod common;
+mod gcp;
+mod gcp_breaks;
+mod gcp_kit;
+mod gcp_who;
 mod kit;
 mod openstack;
 mod openstack_breaks;

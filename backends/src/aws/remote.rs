@@ -4,7 +4,8 @@ use async_trait::async_trait;
 
 use super::credentials::{Authorization, Keys, from_json, none};
 use super::sign;
-use crate::cloud::{SECRET_MAX, read_token, secrets_of};
+use crate::cloud::{SECRET_MAX, read_token};
+use crate::program::secrets_of;
 use crate::wire::http::xml::Element;
 use crate::wire::http::{Answer, Call, Http, Method, Request, Sign, Text, Unsigned};
 use crate::{BackendError, Secret};

@@ -4,11 +4,10 @@
 //! is an address that is a secret: all behind its `?` is held as one. Nothing goes over a network in clear: `http://` is for
 //! loopback only.
 
-use std::net::IpAddr;
-
 use percent_encoding::percent_decode_str;
 
 use crate::wire::http::{Method, Request, Text};
+pub(super) use crate::wire::http::{ip, origin};
 use crate::{BackendError, Secret};
 
 /// Longest address that is read, in bytes.
@@ -69,35 +68,6 @@ impl Address {
             && self.query.len() == other.query.len()
             && self.query.iter().zip(&other.query).all(same)
     }
-}
-
-/// Scheme, host and port of an address without a path: HTTPS, or HTTP to this very machine.
-pub(super) fn origin(text: &str) -> Result<String, &'static str> {
-    let text = text.trim_end_matches('/');
-    let (scheme, authority) = text.split_once("://").ok_or("no address with a scheme")?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-    if authority.is_empty() || !authority.chars().all(plain) {
-        return Err("no host, or more than one");
-    }
-    match scheme.to_ascii_lowercase().as_str() {
-        "https" => Ok(format!("https://{}", authority.to_ascii_lowercase())),
-        "http" if is_loopback(authority) => Ok(format!("http://{authority}")),
-        _ => Err("neither HTTPS nor on loopback"),
-    }
-}
-
-/// The host of `host:port`, if it is an address and no name.
-pub(super) fn ip(authority: &str) -> Option<IpAddr> {
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').filter(|(_, port)| port.is_empty() || port.starts_with(':'))?.0,
-        None => authority.split(':').next()?,
-    };
-    host.parse().ok()
-}
-
-fn is_loopback(authority: &str) -> bool {
-    let host = authority.split(':').next().unwrap_or_default();
-    host == "localhost" || ip(authority).is_some_and(|ip| ip.is_loopback())
 }
 
 /// A path of ARM's: its parts are what names there are made of, and none climbs.

@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::address::{ip, origin};
 use super::api::{clip, text};
 use super::credentials::{Application, Source, Token, from_json};
-use crate::cloud::{SECRET_MAX, read_token, secrets_of};
+use crate::cloud::{SECRET_MAX, read_token};
+use crate::program::secrets_of;
 use crate::wire::http::{Call, Http, Method, Request, Text, Unsigned};
 use crate::{BackendError, Secret};
 

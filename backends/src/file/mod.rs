@@ -26,7 +26,7 @@ use crate::{
 #[cfg(feature = "aws")]
 pub(crate) use read::data;
 use source::Source;
-#[cfg(feature = "cloud")]
+#[cfg(any(feature = "aws", feature = "azure", feature = "openstack"))]
 pub(crate) use source::safe_name;
 
 /// The only way to take a file.

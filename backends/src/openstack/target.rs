@@ -18,8 +18,8 @@ use super::undo::{self, OpenstackUndo};
 use super::{exhibits, text, told};
 use crate::cloud;
 use crate::{
-    ActId, BackendError, Capture, Consistency, Facts, Finished, GRAIN, HostFile, How, Item, ItemKind, Journal, Plan,
-    Target, Undo,
+    ActId, BackendError, Capture, Check, Consistency, Facts, Finished, GRAIN, HostFile, How, Item, ItemKind, Journal,
+    Plan, Target, Undo,
 };
 
 /// See the module.
@@ -219,8 +219,8 @@ impl Target for Server {
         Ok(self.disks.iter().map(Disk::item).chain(exhibits::items(&self.id)).collect())
     }
 
-    fn keeps_sha512(&self, item: &Item) -> bool {
-        item.kind == ItemKind::Disk
+    fn keeps(&self, item: &Item) -> &'static [Check] {
+        if item.kind == ItemKind::Disk { &[Check::Sha512] } else { &[] }
     }
 
     async fn plan(&mut self, items: &[Item], how: &How) -> Result<Plan, BackendError> {

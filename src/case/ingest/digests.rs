@@ -19,19 +19,22 @@ pub enum Digest {
     Sha1,
     /// For comparison with old records; broken against forgery.
     Md5,
+    /// For comparison with what a host keeps, and for nothing else: no digest at all against forgery.
+    Crc32c,
 }
 
 impl Digest {
-    /// All of them.
+    /// All that can be asked for.
     pub const ALL: [Self; 4] = [Self::Sha512, Self::Blake3, Self::Sha1, Self::Md5];
 
-    /// The name on the command line and in `BagIt` manifests: `sha512`, `blake3`, `sha1`, `md5`.
+    /// The name on the command line and in `BagIt` manifests: `sha512`, `blake3`, `sha1`, `md5`; `crc32c` is in neither.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sha512 => "sha512",
             Self::Blake3 => "blake3",
             Self::Sha1 => "sha1",
             Self::Md5 => "md5",
+            Self::Crc32c => "crc32c",
         }
     }
 }
@@ -55,6 +58,7 @@ pub(super) enum Hasher {
     Blake3(Box<blake3::Hasher>),
     Sha1(sha1::Sha1),
     Md5(md5::Md5),
+    Crc32c(u32),
 }
 
 impl Hasher {
@@ -64,6 +68,7 @@ impl Hasher {
             Digest::Blake3 => Self::Blake3(Box::default()),
             Digest::Sha1 => Self::Sha1(sha1::Sha1::new()),
             Digest::Md5 => Self::Md5(md5::Md5::new()),
+            Digest::Crc32c => Self::Crc32c(0),
         }
     }
 
@@ -75,6 +80,7 @@ impl Hasher {
             }
             Self::Sha1(hasher) => hasher.update(bytes),
             Self::Md5(hasher) => hasher.update(bytes),
+            Self::Crc32c(sum) => *sum = crc32c::crc32c_append(*sum, bytes),
         }
     }
 
@@ -84,6 +90,7 @@ impl Hasher {
             Self::Blake3(hasher) => hex(hasher.finalize().as_bytes()),
             Self::Sha1(hasher) => hex(&hasher.finalize()),
             Self::Md5(hasher) => hex(&hasher.finalize()),
+            Self::Crc32c(sum) => hex(&sum.to_be_bytes()),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! writer never waits for them. Each holds one buffer of 1 MiB. Holes known to the writer are not read: they are taken
 //! from its own notes, not from the file system's answer to `SEEK_DATA`, which has been wrong before for fresh data.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -228,16 +229,16 @@ pub(super) fn other(source: &Source, digest: Digest) -> Result<Option<String>, C
     Ok(end.map(|_| hasher.finish()))
 }
 
-/// SHA-256 of what a spool held, which is given back to the file system behind the reader; and SHA-512 if that is wanted too.
-pub(super) fn content(spool: &Source, wide: bool) -> Result<Option<Content>, CaseError> {
+/// SHA-256 of what a spool held, which is given back to the file system behind the reader; and others that are wanted too.
+pub(super) fn content(spool: &Source, compared: &BTreeSet<Digest>) -> Result<Option<Content>, CaseError> {
     use rustix::fs::{FallocateFlags, fallocate};
     const STRIDE: u64 = 64 << 20;
     let (mut hasher, mut given) = (Sha256::new(), 0);
-    let mut wider = wide.then(|| Hasher::new(Digest::Sha512));
+    let mut others: Vec<_> = compared.iter().map(|digest| (*digest, Hasher::new(*digest))).collect();
     let end = spool.follow(0, |chunk| {
         hasher.update(chunk.bytes);
-        if let Some(wider) = &mut wider {
-            wider.update(chunk.bytes);
+        for (_, other) in &mut others {
+            other.update(chunk.bytes);
         }
         if chunk.end() >= given + STRIDE {
             // Only thrift: where the file system cannot punch, the spool lives on until the end.
@@ -247,5 +248,6 @@ pub(super) fn content(spool: &Source, wide: bool) -> Result<Option<Content>, Cas
         }
         Ok(())
     })?;
-    Ok(end.map(|_| (hex(&hasher.finalize()), wider.map(Hasher::finish))))
+    let others = others.into_iter().map(|(digest, other)| (digest, other.finish()));
+    Ok(end.map(|_| (hex(&hasher.finalize()), others.collect())))
 }

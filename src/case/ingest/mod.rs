@@ -29,6 +29,7 @@ mod sample;
 mod space;
 mod zst;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
@@ -76,8 +77,8 @@ pub struct Ingested {
     pub content_len: u64,
     /// SHA-256 of the content in hex: of the image before compression.
     pub content_sha256: Option<String>,
-    /// SHA-512 of the content in hex, if it was asked for.
-    pub content_sha512: Option<String>,
+    /// The digests of the content in hex that are to be compared with another's.
+    pub content_others: BTreeMap<Digest, String>,
     /// What it does not hold, up to [`MOST_GAPS`] ranges.
     pub gaps: Vec<Gap>,
     /// All that it does not hold.
@@ -206,7 +207,7 @@ impl Done<'_> {
             tags: Vec::new(),
             content_len: receiver.coverage.high,
             content_sha256: None,
-            content_sha512: None,
+            content_others: BTreeMap::new(),
             gaps: Vec::new(),
             gap_totals: GapTotals::default(),
             outcome,
@@ -250,9 +251,9 @@ impl Done<'_> {
         let (gaps, totals, spilled) = receiver.gaps.finish(&self.draft.join("gaps.jsonl"), self.space)?;
         (report.gaps, report.gap_totals) = (gaps, totals);
         pipeline.settle(&self.draft.join("data"), self.plan)?;
-        let stored = || (hashed.image.sha256.clone(), hashed.image.others.get(&Digest::Sha512).cloned());
-        let (sha256, sha512) = hashed.content.unwrap_or_else(stored);
-        (report.content_sha256, report.content_sha512) = (Some(sha256), sha512);
+        let stored = || (hashed.image.sha256.clone(), hashed.image.others.clone());
+        let (sha256, others) = hashed.content.unwrap_or_else(stored);
+        (report.content_sha256, report.content_others) = (Some(sha256), others);
         report.stored = vec![hashed.image];
         report.stored.extend(receiver.asides.finish()?);
         report.tags = self.settle_maps(hashed.map, receiver.allocation)?;

@@ -60,8 +60,8 @@ pub struct IngestOptions {
     pub block: u64,
     /// Digests besides SHA-256.
     pub digests: BTreeSet<Digest>,
-    /// SHA-512 of the content too, to be compared with another's.
-    pub content_sha512: bool,
+    /// Digests of the content, to be compared with another's.
+    pub compared: BTreeSet<Digest>,
     /// Space to be left free on the file system, in bytes.
     pub min_free: u64,
     /// Go on where an interrupted copy in the same draft stopped.
@@ -80,7 +80,7 @@ impl Default for IngestOptions {
             compress: None,
             block: blocks::BLOCK,
             digests: BTreeSet::new(),
-            content_sha512: false,
+            compared: BTreeSet::new(),
             min_free: 64 << 20,
             resume: None,
             keep_draft: false,
@@ -92,7 +92,9 @@ impl IngestOptions {
     /// The digests to be taken of the stored image: where that is the content itself, those of the content too.
     pub(super) fn stored_digests(&self) -> impl Iterator<Item = Digest> {
         let mut digests = self.digests.clone();
-        digests.extend((self.content_sha512 && self.compress.is_none()).then_some(Digest::Sha512));
+        if self.compress.is_none() {
+            digests.extend(&self.compared);
+        }
         digests.into_iter()
     }
 }
@@ -155,7 +157,11 @@ impl Plan {
         if !self.resumable {
             return Err("only a raw, uncompressed copy of a source that can be read again can be resumed".into());
         }
-        let (mine, theirs) = (&self.head, Head { boot: self.head.boot.clone(), ..resume.head.clone() });
+        let (mine, mut theirs) = (&self.head, Head { boot: self.head.boot.clone(), ..resume.head.clone() });
+        if resume.at == 0 {
+            // Of what broke off before its length was known nothing is kept.
+            theirs.len = mine.len;
+        }
         if *mine != theirs {
             return Err(format!("the draft holds another copy: {theirs:?}, not {mine:?}; begin anew in a new draft"));
         }

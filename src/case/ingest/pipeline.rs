@@ -34,14 +34,14 @@ pub(super) struct Pipeline {
     name: String,
 }
 
-/// SHA-256 of the content, and SHA-512 if that is wanted too.
-pub(super) type Content = (String, Option<String>);
+/// SHA-256 of the content, and others that are wanted too.
+pub(super) type Content = (String, BTreeMap<Digest, String>);
 
 /// What the threads found.
 pub(super) struct Hashed {
     /// The stored image.
     pub(super) image: Stored,
-    /// SHA-256 of the content, if that is not the stored image, and SHA-512 if it was wanted.
+    /// Digests of the content, if that is not the stored image.
     pub(super) content: Option<Content>,
     /// The map of blocks, to be finished.
     pub(super) map: Log,
@@ -102,10 +102,7 @@ impl Pipeline {
             packer: options.compress.zip(self.packed.as_ref()).map(|(zstd, packed)| {
                 scope.spawn(move || zst::compress(&self.image, stored, packed, zstd.level, space))
             }),
-            content: self
-                .packed
-                .as_ref()
-                .map(|packed| scope.spawn(move || follow::content(packed, options.content_sha512))),
+            content: self.packed.as_ref().map(|packed| scope.spawn(move || follow::content(packed, &options.compared))),
             chain: scope.spawn(move || follow::chain(stored, block, before, &marks)),
             blocks: scope.spawn(move || follow::blocks(stored, block, before, &sums)),
             map: map.map(|log| scope.spawn(move || follow::map(log, &marked, &summed, space, live))),

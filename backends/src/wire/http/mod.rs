@@ -14,6 +14,7 @@
 mod answer;
 mod flow;
 mod gate;
+mod origin;
 mod range;
 mod request;
 mod retry;
@@ -33,6 +34,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use answer::{Answer, Verdict, by_status};
 pub use gate::{Gate, Inside};
+pub use origin::{ip, origin};
 pub use range::Part;
 pub use request::{Method, Request, Text, encode};
 pub use retry::Rules;
