@@ -34,6 +34,7 @@ pub struct Capture {
     pub pieces: PieceStream,
 }
 
+#[cfg(any(feature = "cloud", feature = "qemu", feature = "xen"))]
 impl Capture {
     /// A document that is there already, or why it is not, as one piece.
     pub(crate) fn document(

@@ -2,22 +2,20 @@
 //! asks proves it by a secret.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::{
-    ActId, BackendError, Capture, Consistency, How, Item, ItemKind, Journal, Method, PlannedItem, Secret, Undo,
-};
+use crate::{ActId, BackendError, Capture, Consistency, How, Item, ItemKind, Journal, Method, PlannedItem, Undo};
 
 /// The most that a document takes, in bytes, and far more than any was seen to.
 pub(crate) const DOCUMENT_MAX: u64 = 16 << 20;
 /// How long a document may hold up the snapshots.
 const WITHIN: Duration = Duration::from_secs(20);
 /// The longest answer that holds a token or keys, in bytes.
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 pub(crate) const SECRET_MAX: u64 = 64 << 10;
 /// What a snapshot promises.
 const PROMISED: Consistency = Consistency::QuasiInstantaneous;
@@ -26,6 +24,10 @@ const PROMISED: Consistency = Consistency::QuasiInstantaneous;
 #[derive(Debug)]
 pub(crate) struct Refused {
     /// `UnauthorizedOperation`, `AuthorizationFailed`; empty if the provider did not speak at all.
+    #[cfg_attr(
+        not(any(feature = "aws", feature = "azure", feature = "gcp")),
+        expect(dead_code, reason = "OpenStack has none")
+    )]
     pub(crate) code: String,
     pub(crate) error: Box<BackendError>,
 }
@@ -109,6 +111,7 @@ pub(crate) fn pretty(document: &Value) -> Bytes {
 }
 
 /// How a snapshot is taken.
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 pub(crate) fn snapshot(name: &str, pause: &str) -> Method {
     Method { name: name.to_owned(), consistency: PROMISED, pause: pause.to_owned(), holds_guest: false, unusable: None }
 }
@@ -150,15 +153,18 @@ pub(crate) fn note(journal: &mut dyn Journal, act: &str, undo: Undo) -> Result<A
 }
 
 /// Writes down that nothing of an act is left to be undone.
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 pub(crate) fn ended(journal: &mut dyn Journal, act: ActId) -> Result<(), BackendError> {
     journal.done(act).map_err(|error| BackendError::io("write the journal", "an act that ended", &error))
 }
 
 /// A token that somebody has put into a file.
-pub(crate) fn read_token(file: &str) -> Result<Secret, BackendError> {
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
+pub(crate) fn read_token(file: &str) -> Result<crate::Secret, BackendError> {
+    use std::io::Read as _;
     let failed = |error: &std::io::Error| BackendError::io("read the token", file, error);
     let mut text = String::new();
     let opened = std::fs::File::open(file).map_err(|error| failed(&error))?;
     opened.take(SECRET_MAX).read_to_string(&mut text).map_err(|error| failed(&error))?;
-    Ok(Secret::new(text.trim().to_owned()))
+    Ok(crate::Secret::new(text.trim().to_owned()))
 }
