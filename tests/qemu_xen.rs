@@ -34,7 +34,6 @@ const STEPS: &[(&str, Step)] = &[
     ("a snapshot holds what the volume held", the_snapshot_is_of_its_instant),
     ("a running guest is dumped live, and that is said", live),
     ("a paused guest is dumped as xl itself dumps it", twice_alike),
-    ("the program on dom0 dumps it alike", on_dom0_itself),
 ];
 
 #[test]
@@ -51,6 +50,13 @@ fn a_real_xen_host_is_captured_and_left_as_it_was_found() -> Result<()> {
         step(&host).context(*what)?;
     }
     Ok(())
+}
+
+#[test]
+#[ignore = "it takes many minutes to bring the program of a test to a dom0 that is emulated twice over, and to run it there"]
+fn the_program_on_dom0_dumps_a_paused_guest_as_xl_does() -> Result<()> {
+    let Some(host) = XenHost::boot()? else { return Ok(()) };
+    on_dom0_itself(&host)
 }
 
 fn it_is_told(host: &XenHost) -> Result<()> {
