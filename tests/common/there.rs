@@ -76,7 +76,7 @@ impl There {
         let status = &before.status;
         wait_until(
             || self.guest.control().status().is_ok_and(|now| now == *status),
-            Duration::from_secs(60),
+            Duration::from_secs(300),
             "the guest to run again",
         )
     }
