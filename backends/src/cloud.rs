@@ -2,13 +2,17 @@
 //! asks proves it by a secret.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::{ActId, BackendError, Capture, Consistency, How, Item, ItemKind, Journal, Method, PlannedItem, Undo};
+use crate::{
+    ActId, BackendError, Capture, Consistency, How, Item, ItemKind, Journal, Method, PieceStream, PlannedItem, Secret,
+    Undo,
+};
 
 /// The most that a document takes, in bytes, and far more than any was seen to.
 pub(crate) const DOCUMENT_MAX: u64 = 16 << 20;
@@ -105,6 +109,35 @@ impl Documents {
     }
 }
 
+/// The environment, as far as the tools of one cloud look at it. Every value is held as a secret, since some of them are.
+#[derive(Debug, Default)]
+pub(crate) struct Vars(BTreeMap<String, Secret>);
+
+impl Vars {
+    /// Variables of this process.
+    pub(crate) fn load(wanted: impl Fn(&str) -> bool) -> Self {
+        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Self::of(std::env::vars_os().filter_map(text).filter(|(name, _)| wanted(name)))
+    }
+
+    /// Variables by name and value. An empty one is none.
+    pub(crate) fn of(vars: impl Iterator<Item = (String, String)>) -> Self {
+        let vars = vars.filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, Secret::new(value)));
+        Self(vars.collect())
+    }
+
+    /// A variable.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(Secret::reveal)
+    }
+
+    /// All of them.
+    #[cfg(feature = "openstack")]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Secret)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+}
+
 /// JSON as a document, for people to read.
 pub(crate) fn pretty(document: &Value) -> Bytes {
     serde_json::to_vec_pretty(document).unwrap_or_default().into()
@@ -139,6 +172,36 @@ pub(crate) fn planned(item: &Item, disk: Option<u64>, how: &How) -> PlannedItem 
     }
 }
 
+/// The disk of a machine that an item is; none if it is one of these documents.
+#[cfg(any(feature = "azure", feature = "gcp", feature = "openstack"))]
+pub(crate) fn disk_of<'a, D>(
+    item: &Item,
+    machine: &str,
+    disks: &'a [D],
+    name: impl Fn(&D) -> &str,
+    documents: &[Item],
+) -> Result<Option<&'a D>, BackendError> {
+    if item.kind == ItemKind::Config && documents.iter().any(|known| known.name == item.name) {
+        return Ok(None);
+    }
+    let found = disks.iter().find(|disk| item.kind == ItemKind::Disk && name(disk) == item.name);
+    found.map(Some).ok_or_else(|| BackendError::caller("capture", machine, format!("it has no `{}`", item.name)))
+}
+
+/// A disk as it was at its snapshot's instant.
+pub(crate) fn disk(item: Item, method: &'static str, len: u64, facts: Value, pieces: PieceStream) -> Capture {
+    Capture { item, method, len, regions: Vec::new(), consistency: PROMISED, holds_guest: false, facts, pieces }
+}
+
+/// A stream that says only why there is nothing.
+#[cfg(any(feature = "azure", feature = "gcp"))]
+pub(crate) fn nothing(error: BackendError) -> PieceStream {
+    let (to, pieces) = tokio::sync::mpsc::channel(1);
+    // It fits into an empty channel of one.
+    let _ = to.try_send(Err(error));
+    pieces
+}
+
 /// A place to go on with? What is copied begins at multiples of `grain` bytes.
 pub(crate) fn check_start(name: &str, from: u64, grain: u64) -> Result<(), BackendError> {
     if from.is_multiple_of(grain) {
@@ -160,11 +223,11 @@ pub(crate) fn ended(journal: &mut dyn Journal, act: ActId) -> Result<(), Backend
 
 /// A token that somebody has put into a file.
 #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
-pub(crate) fn read_token(file: &str) -> Result<crate::Secret, BackendError> {
+pub(crate) fn read_token(file: &str) -> Result<Secret, BackendError> {
     use std::io::Read as _;
     let failed = |error: &std::io::Error| BackendError::io("read the token", file, error);
     let mut text = String::new();
     let opened = std::fs::File::open(file).map_err(|error| failed(&error))?;
     opened.take(SECRET_MAX).read_to_string(&mut text).map_err(|error| failed(&error))?;
-    Ok(crate::Secret::new(text.trim().to_owned()))
+    Ok(Secret::new(text.trim().to_owned()))
 }

@@ -93,11 +93,6 @@ impl Cloud {
         format!("{}#web01", self.place())
     }
 
-    /// How often something was asked for.
-    pub(crate) fn asked(&self, what: &str) -> usize {
-        self.log().iter().filter(|line| line.contains(what)).count()
-    }
-
     /// The program, with an environment of its own, and nobody who asks.
     pub(crate) fn anonymous(&self, arguments: &[&str]) -> Command {
         let mut command = impound();

@@ -10,7 +10,6 @@ Prints one line of JSON when it serves.
 """
 
 import base64
-import ctypes
 import hashlib
 import http.client
 import itertools
@@ -22,9 +21,10 @@ import sys
 import threading
 import time
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, parse_qsl, quote, urlsplit
 
+from double import Server, ends_with_parent
 from azure.storage.blob import AccessPolicy, BlobServiceClient, ContainerSasPermissions, generate_blob_sas
 
 NODE, AZURITE, FOLDER = os.environ["TEST_NODE"], os.environ["TEST_AZURITE"], os.environ["TEST_FOLDER"]
@@ -55,9 +55,8 @@ class Refuse(Exception):
 
 def started():
     """Azurite on a port of its own; it ends when this does."""
-    ends = lambda: ctypes.CDLL(None).prctl(1, 9)
     line = [NODE, AZURITE, "--blobPort", "0", "--location", FOLDER, "--disableTelemetry", "--skipApiVersionCheck"]
-    child = subprocess.Popen(line, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, preexec_fn=ends)
+    child = subprocess.Popen(line, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, preexec_fn=ends_with_parent)
     for line in child.stdout:
         found = re.search(r"listens on http://127\.0\.0\.1:(\d+)", line)
         if found:
@@ -522,14 +521,6 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     do_GET = do_POST = do_PUT = serve
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request, client_address):
-        # Whoever is killed in the middle of an answer is no error of ours.
-        pass
 
 
 def main():

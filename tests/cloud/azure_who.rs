@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::azure_kit::{CLIENT, Cloud, SECRET};
-use crate::kit::disk;
+use crate::kit::{disk, found};
 
 /// The Azure CLI as it prints a token, which it gets from the server in the way of an application.
 fn az(cloud: &Cloud) -> std::path::PathBuf {
@@ -39,7 +39,7 @@ fn each_way_to_a_token_leads_to_the_machine_and_is_seen_nowhere() {
     let doctor = ["doctor", &cloud.target()];
     let by = |command: &mut Command, from: &str| {
         let rows = cloud.end(command).rows().unwrap();
-        let found = |what: &str| rows.iter().find(|row| row["what"] == what).unwrap()["found"].to_string();
+        let found = |what: &str| found(&rows, what);
         assert!(found("credentials for Azure").contains(from), "{from}: {rows:?}");
         assert!(found("virtual machine").contains("web01 is running"), "{rows:?}");
     };

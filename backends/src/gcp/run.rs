@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
 use super::Place;
 use super::api::{Api, text};
@@ -15,7 +15,7 @@ use super::take::{self, Exported, Failed, Wanted};
 use super::undo::{self, GcpUndo};
 use super::{bucket, last};
 use crate::cloud;
-use crate::{ActId, BackendError, Capture, Consistency, Finished, HostFile, How, Item, Journal, Method, Witness};
+use crate::{ActId, BackendError, Capture, Finished, HostFile, How, Item, Journal, Method, Witness};
 
 /// The only way to take a disk.
 pub(super) const METHOD: &str = "snapshot";
@@ -99,33 +99,12 @@ impl Run {
         let copy = Copy::new(&self.api, exported.object, wanted.from);
         let pieces = copy.start(&self.room);
         self.copies.push((item.name.clone(), name, copy));
-        Capture {
-            item,
-            method: METHOD,
-            len,
-            regions: Vec::new(),
-            consistency: Consistency::QuasiInstantaneous,
-            holds_guest: false,
-            facts,
-            pieces,
-        }
+        cloud::disk(item, METHOD, len, facts, pieces)
     }
 
     /// A stream that says only why there is nothing. How long the file would have been, nobody knows.
     pub(super) fn failed(&self, item: &Item, error: BackendError) -> Capture {
-        let (to, pieces) = mpsc::channel(1);
-        // It fits into an empty channel of one.
-        let _ = to.try_send(Err(error));
-        Capture {
-            item: item.clone(),
-            method: METHOD,
-            len: 0,
-            regions: Vec::new(),
-            consistency: Consistency::QuasiInstantaneous,
-            holds_guest: false,
-            facts: provenance(&self.caller),
-            pieces,
-        }
+        cloud::disk(item.clone(), METHOD, 0, provenance(&self.caller), cloud::nothing(error))
     }
 
     /// What is temporary is removed, what is evidence is listed.

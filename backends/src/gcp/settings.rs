@@ -1,14 +1,13 @@
 //! What the environment says to the tools of Google's cloud: whose credentials, and where its services are.
 //!
 //! Names after "How Application Default Credentials works" and, for other addresses of the services, gcloud's properties
-//! (`api_endpoint_overrides/compute` is `CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE`) and `STORAGE_EMULATOR_HOST` of the storage libraries. Every
-//! value is held as a secret, since nobody knows what else stands there.
+//! (`api_endpoint_overrides/compute` is `CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE`) and `STORAGE_EMULATOR_HOST` of the storage libraries.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::BackendError;
+use crate::cloud::Vars;
 use crate::wire::http::{ip, origin};
-use crate::{BackendError, Secret};
 
 /// Names that count, or begin so.
 const OURS: &[&str] = &["GOOGLE_", "CLOUDSDK_", "GCE_METADATA_HOST", "STORAGE_EMULATOR_HOST", "HOME"];
@@ -17,7 +16,7 @@ const METADATA: &str = "169.254.169.254";
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Settings(BTreeMap<String, Secret>);
+pub(super) struct Settings(Vars);
 
 /// Where a service is: scheme, host and port, and what stands before each path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,21 +28,12 @@ pub(super) struct Base {
 impl Settings {
     /// From this process's environment.
     pub(super) fn load() -> Self {
-        Self::from_vars(std::env::vars_os().filter_map(|(name, value)| {
-            let ours = |name: &String| OURS.iter().any(|known| name.starts_with(known));
-            Some((name.into_string().ok().filter(ours)?, value.into_string().ok()?))
-        }))
-    }
-
-    /// From variables, given by name and value.
-    pub(super) fn from_vars(vars: impl Iterator<Item = (String, String)>) -> Self {
-        let vars = vars.filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, Secret::new(value)));
-        Self(vars.collect())
+        Self(Vars::load(|name| OURS.iter().any(|known| name.starts_with(known))))
     }
 
     /// A variable.
     pub(super) fn var(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(Secret::reveal)
+        self.0.get(name)
     }
 
     /// Where a service is: as the first of these variables that is set says, or where it is for all.
@@ -111,7 +101,7 @@ pub(super) mod tests {
 
     /// Settings of a test.
     pub(in super::super) fn settings(vars: &[(&str, &str)]) -> Settings {
-        Settings::from_vars(vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        Settings(Vars::of(vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))))
     }
 
     #[test]

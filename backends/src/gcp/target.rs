@@ -42,13 +42,13 @@ impl Vm {
 
     /// The disk that is asked for; none for a document.
     fn disk(&self, item: &Item) -> Result<Option<&Disk>, BackendError> {
-        let missing = || BackendError::caller("capture", &self.machine.path, format!("it has no `{}`", item.name));
-        if item.kind == ItemKind::Config {
-            let known = exhibits::items(&self.machine).iter().any(|known| known.name == item.name);
-            return if known { Ok(None) } else { Err(missing()) };
-        }
-        let found = self.machine.disks.iter().find(|disk| item.kind == ItemKind::Disk && disk.name == item.name);
-        found.map(Some).ok_or_else(missing)
+        cloud::disk_of(
+            item,
+            &self.machine.path,
+            &self.machine.disks,
+            |disk| &disk.name,
+            &exhibits::items(&self.machine),
+        )
     }
 
     fn disks(&self, items: &[Item]) -> Result<Vec<&Disk>, BackendError> {

@@ -3,10 +3,10 @@
 //! After "Configuring OpenStack SDK Applications" of the openstacksdk documentation. Not read: `clouds-public.yaml` and the vendors'
 //! profiles, which openstacksdk brings along; a cloud that stands on one of them is refused with the key that is missing.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::yaml::{self, Map, Node};
+use crate::cloud::Vars;
 use crate::{BackendError, Secret};
 
 /// Longest file that is read, in bytes.
@@ -25,24 +25,11 @@ pub(super) struct Settings {
     cloud: Map,
 }
 
-/// The environment, as far as it counts.
-pub(super) type Vars = BTreeMap<String, Secret>;
-
-/// The variables of this process.
-fn vars() -> Vars {
-    let wanted = |name: &str| name.starts_with("OS_") || name == "HOME" || name == "XDG_CONFIG_HOME";
-    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        let name = name.into_string().ok().filter(|name| wanted(name))?;
-        let value = value.into_string().ok().filter(|value| !value.is_empty())?;
-        Some((name, Secret::new(value)))
-    };
-    std::env::vars_os().filter_map(text).collect()
-}
-
 impl Settings {
     /// What is known of the cloud of this name.
     pub(super) fn load(cloud: &str) -> Result<Self, BackendError> {
-        Self::of(cloud, &vars())
+        let wanted = |name: &str| name.starts_with("OS_") || name == "HOME" || name == "XDG_CONFIG_HOME";
+        Self::of(cloud, &Vars::load(wanted))
     }
 
     /// The same from given variables.
@@ -149,18 +136,18 @@ fn of_vars(vars: &Vars) -> Map {
 /// The file that a variable names, or the first of its name in the usual folders.
 fn find(vars: &Vars, var: &str, stem: &str) -> Result<Option<PathBuf>, BackendError> {
     if let Some(named) = vars.get(var) {
-        let path = PathBuf::from(named.reveal());
+        let path = PathBuf::from(named);
         if path.exists() {
             return Ok(Some(path));
         }
         return Err(BackendError::caller(
             "read the settings of the cloud",
-            named.reveal(),
+            named,
             format!("{var} names it, and it is not there"),
         ));
     }
-    let home = vars.get("HOME").map(|home| Path::new(home.reveal()).join(".config"));
-    let config = vars.get("XDG_CONFIG_HOME").map(|path| PathBuf::from(path.reveal())).or(home);
+    let home = vars.get("HOME").map(|home| Path::new(home).join(".config"));
+    let config = vars.get("XDG_CONFIG_HOME").map(PathBuf::from).or(home);
     let folders = [Some(PathBuf::from(".")), config.map(|path| path.join("openstack")), Some("/etc/openstack".into())];
     let files = folders
         .into_iter()
@@ -209,7 +196,7 @@ mod tests {
     use super::*;
 
     fn vars(pairs: &[(&str, &str)]) -> Vars {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned()))).collect()
+        Vars::of(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
     }
 
     const CLOUDS: &str = "clouds:\n  lab:\n    auth: {auth_url: http://k/, username: u}\n    regions: [{name: R1}, R2]\n    interface: internalURL\n    volume_endpoint_override: http://c\n  open:\n    auth: {auth_url: http://k}\n    verify: no\n  vendor: {profile: x}\n";

@@ -18,8 +18,8 @@ use super::undo::{self, OpenstackUndo};
 use super::{exhibits, text, told};
 use crate::cloud;
 use crate::{
-    ActId, BackendError, Capture, Check, Consistency, Facts, Finished, GRAIN, HostFile, How, Item, ItemKind, Journal,
-    Plan, Target, Undo,
+    ActId, BackendError, Capture, Check, Facts, Finished, GRAIN, HostFile, How, Item, ItemKind, Journal, Plan, Target,
+    Undo,
 };
 
 /// See the module.
@@ -68,12 +68,7 @@ impl Server {
 
     /// The disk that is asked for; none if it is a document.
     fn disk(&self, item: &Item) -> Result<Option<&Disk>, BackendError> {
-        let known = exhibits::items(&self.id);
-        if item.kind == ItemKind::Config && known.iter().any(|known| known.name == item.name) {
-            return Ok(None);
-        }
-        let found = self.disks.iter().find(|disk| item.kind == ItemKind::Disk && disk.name == item.name);
-        found.map(Some).ok_or_else(|| BackendError::caller("capture", &self.id, format!("it has no `{}`", item.name)))
+        cloud::disk_of(item, &self.id, &self.disks, |disk| &disk.name, &exhibits::items(&self.id))
     }
 
     /// The disks that are asked for, each with the run in whose name it was begun, if that was another.
@@ -134,16 +129,7 @@ impl Server {
         };
         let (pieces, maker) = copy::start(work, taken, room);
         self.makers.push(maker);
-        Capture {
-            item,
-            method: disk.method(),
-            len,
-            regions: Vec::new(),
-            consistency: Consistency::QuasiInstantaneous,
-            holds_guest: false,
-            facts,
-            pieces,
-        }
+        cloud::disk(item, disk.method(), len, facts, pieces)
     }
 
     /// What stays, and the temporary volumes, which do not.

@@ -18,11 +18,8 @@ use super::machine::{self, Machine};
 use super::pieces::{CHANNEL, Sender, send_holes};
 use super::pipe::PipeReader;
 use super::session::Session;
-use super::undo::{PREFIX, QemuUndo};
+use super::undo::{DUMP_TIME, PREFIX, QemuUndo};
 use crate::{BackendError, How, Journal, Kind, PieceStream};
-
-/// How long the dump may take. It cannot be cancelled.
-const DUMP_TIME: Duration = Duration::from_secs(3600);
 
 /// A dump made ready.
 pub(super) struct Spool {

@@ -21,6 +21,8 @@ pub(super) const CAPABILITIES: &[&str] = &["background-snapshot"];
 const ENDS_ITSELF: Duration = Duration::from_secs(10);
 /// How long a job may take to end after it was told to.
 const JOB_TIME: Duration = Duration::from_secs(60);
+/// How long a dump of memory may take. It cannot be cancelled, and whoever lets the guest go has to wait for its end.
+pub(super) const DUMP_TIME: Duration = Duration::from_secs(3600);
 
 /// One thing to take back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +130,9 @@ impl QemuUndo {
                 qmp.ask("migrate-set-parameters", json!({ "max-bandwidth": max })).await.map(|_| ())
             }
             Self::Migration => end_migration(qmp).await,
-            Self::Dump => until(qmp, "query-dump", JOB_TIME, |dump| dump.get("status") != Some(&json!("active"))).await,
+            Self::Dump => {
+                until(qmp, "query-dump", DUMP_TIME, |dump| dump.get("status") != Some(&json!("active"))).await
+            }
             Self::NamedFd { name } => gone_is_fine(qmp, "closefd", json!({ "fdname": name }), "not found").await,
             Self::FdSet { id } => gone_is_fine(qmp, "remove-fd", json!({ "fdset-id": id }), "not found").await,
             Self::Job { id } => end_job(qmp, id).await,
@@ -204,9 +208,9 @@ async fn put_run_state(qmp: &mut Qmp, running: bool) -> Result<(), BackendError>
     }
 }
 
-/// Lets the guest run. QEMU refuses that while it dumps, and a dump whose reader is gone ends a moment later.
+/// Lets the guest run. QEMU refuses that while it dumps; a dump whose reader is gone ends a moment later, one into a file when it is whole.
 pub(super) async fn cont(qmp: &mut Qmp) -> Result<(), BackendError> {
-    let deadline = tokio::time::Instant::now() + JOB_TIME;
+    let deadline = tokio::time::Instant::now() + DUMP_TIME;
     loop {
         match qmp.run(&qapi::qmp::cont {}).await {
             Err(error) if error.why.contains("dump in process") && tokio::time::Instant::now() < deadline => {

@@ -4,7 +4,8 @@
 //! way its writes may wait for data to leave, or fill a disk. So a small script runs over there, in the session that
 //! carries the monitor. It hears a sign of life every two seconds. Without one, or at the end of its input, it ends that
 //! session (its parent, or a login shell's), which frees the monitor, and says to QEMU what it was given when it began. Nothing is stored there: the script is an
-//! argument of `sh`. It speaks to the monitor by python3 or perl, whichever is there, and to libvirt by virsh.
+//! argument of `sh`. It speaks to the monitor by python3 or perl, whichever is there, and to libvirt by virsh. While QEMU dumps memory, which
+//! it cannot be kept from, it refuses to let the guest go: it is told again until it does.
 
 use std::time::Duration;
 
@@ -138,7 +139,18 @@ done
 case $way in
 virsh)
     # The daemon may have broken, too, and come back.
-    say() { for _ in 1 2 3 4 5 6 7 8 9 10; do timeout 60 virsh -c "$uri" "$@" && break; sleep 3; done; }
+    say() {
+        tries=0 refused=0
+        while [ $tries -lt 10 ] && [ $refused -lt 3600 ]; do
+            answer=$(timeout 60 virsh -c "$uri" "$@" 2>&1) && well=y || well=n
+            case $answer in
+            *'dump in process'* | *'state change lock'*) refused=$((refused + 1)); sleep 1; continue ;;
+            esac
+            [ $well = n ] || break
+            tries=$((tries + 1))
+            sleep 3
+        done
+    }
     for line; do say qemu-monitor-command "$socket" "$line"; done
     [ -z "$agent" ] || say domfsthaw "$socket"
     ;;
@@ -163,10 +175,13 @@ s.connect(sys.argv[1])
 f = s.makefile("rwb", 0)
 f.readline()
 for line in sys.argv[3:]:
-    f.write(line.encode() + b"\n")
-    answer = f.readline()
-    while answer and not (answer.startswith(b"{\"return\"") or answer.startswith(b"{\"error\"")):
+    for _ in range(36000):
+        f.write(line.encode() + b"\n")
         answer = f.readline()
+        while answer and not (answer.startswith(b"{\"return\"") or answer.startswith(b"{\"error\"")):
+            answer = f.readline()
+        if b"dump in process" not in answer: break
+        time.sleep(.1)
 ' "$socket" "$agent" "$@" ;;
 perl) exec perl -MIO::Socket::UNIX -e '
 alarm 60;
@@ -174,9 +189,16 @@ my ($monitor, $agent) = (shift, shift);
 if (my $s = IO::Socket::UNIX->new(Peer => $monitor)) {
     <$s>;
     for my $line (@ARGV) {
-        print $s "$line\n";
-        while (<$s>) { last if /^\{"(return|error)"/ }
+        for (1 .. 36000) {
+            my $answer = "";
+            alarm 60;
+            print $s "$line\n";
+            while ($answer = <$s>) { last if $answer =~ /^\{"(return|error)"/ }
+            last unless $answer && $answer =~ /dump in process/;
+            select undef, undef, undef, .1;
+        }
     }
+    alarm 60;
 }
 my $a = $agent && IO::Socket::UNIX->new(Peer => $agent) or exit;
 print $a "\xff\n{\"execute\":\"guest-fsfreeze-thaw\"}\n";
@@ -218,7 +240,7 @@ mod tests {
         Some(command.spawn().unwrap())
     }
 
-    /// A monitor that is spoken to once. Answers what was said.
+    /// A monitor that is spoken to once, and dumps memory at first. Answers what was said.
     fn monitor(folder: &Path) -> std::thread::JoinHandle<Vec<String>> {
         let listener = UnixListener::bind(folder.join("monitor")).unwrap();
         std::thread::spawn(move || {
@@ -227,8 +249,11 @@ mod tests {
             let mut said = Vec::new();
             for line in BufReader::new(stream.try_clone().unwrap()).lines() {
                 said.push(line.unwrap());
-                let answer = b"{\"event\": \"RESUME\"}\n{\"return\": {}}\n";
-                if said.len() == 2 || stream.write_all(answer).is_err() {
+                let busy =
+                    r#"{"error": {"class": "GenericError", "desc": "There is a dump in process, please wait."}}"#;
+                let answer = if said.len() < 2 { r#"{"return": {}}"# } else { busy };
+                if said.len() == 4 || stream.write_all(format!("{{\"event\": \"X\"}}\n{answer}\n").as_bytes()).is_err()
+                {
                     break;
                 }
             }
@@ -266,7 +291,7 @@ mod tests {
             drop(child.stdin.take());
             assert_eq!(
                 monitor.join().unwrap(),
-                [r#"{"execute":"qmp_capabilities"}"#, r#"{"execute":"cont"}"#],
+                [&[r#"{"execute":"qmp_capabilities"}"#][..], &[r#"{"execute":"cont"}"#; 3]].concat(),
                 "{tool}"
             );
             child.wait().unwrap();
@@ -281,7 +306,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let Some(mut child) = start(temp.path(), &["perl"], "1") else { panic!("perl is part of every Debian") };
         // Nothing is said, and the input stays open.
-        assert_eq!(monitor(temp.path()).join().unwrap().len(), 2);
+        assert_eq!(monitor(temp.path()).join().unwrap().len(), 4);
         child.wait().unwrap();
         let temp = tempfile::tempdir().unwrap();
         let Some(mut child) = start(temp.path(), &["perl"], "60") else { panic!("perl is part of every Debian") };
