@@ -61,6 +61,28 @@ fn mistakes_on_the_command_line_end_with_2_and_say_what_to_do() -> Result<()> {
     Ok(())
 }
 
+/// Every verb that prints a table, also where that is done by a thread of its own.
+#[test]
+fn output_that_cannot_be_written_is_an_error_that_says_so() -> Result<()> {
+    let image = tempfile::NamedTempFile::new()?;
+    image.as_file().set_len(4 << 20)?;
+    let made = std::process::Command::new("mke2fs").args(["-q", "-F"]).arg(image.path()).status();
+    ensure!(made.context("the tests need mke2fs: apt install e2fsprogs")?.success(), "mke2fs failed");
+    let image = image.path().display().to_string();
+    for verb in [
+        &["disk", &image, "parts"][..],
+        &["disk", &image, "ls"],
+        &["disk", &image, "timeline"],
+        &["targets", "fake:web01?memory=1M"],
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full")?;
+        let ran = impound().args(verb).stdout(full).output()?;
+        let said = String::from_utf8_lossy(&ran.stderr);
+        ensure!(ran.status.code() == Some(1) && said.contains("could not write the output"), "{verb:?}: {ran:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_plan_touches_nothing() -> Result<()> {
     let folder = tempfile::tempdir()?;

@@ -43,7 +43,7 @@ impl Backend for Xen {
     }
 
     fn tested_against(&self) -> &'static str {
-        "a real Xen 4.17: memory of a PV guest and a disk, by the program itself on dom0"
+        "a real Xen 4.17: memory of a PV guest and a disk, by the program itself on dom0 (by hand, and by a test that runs only when it is asked for)"
     }
 
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {
