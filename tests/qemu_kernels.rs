@@ -39,12 +39,12 @@ struct Sort {
 
 impl Sort {
     const X86: Self =
-        Self { fixture: "", machine: "pc", cpu: "qemu64", release: "", levels: 4, symbols_from: "VMCOREINFO" };
+        Self { fixture: "", machine: "pc", cpu: "qemu64", release: "", levels: 4, symbols_from: "page tables" };
 }
 
 #[test]
 fn linux_5_10_is_analysed() -> Result<()> {
-    whole(&Sort { fixture: "linux-5.10", release: "5.10.", symbols_from: "structure", ..Sort::X86 })
+    whole(&Sort { fixture: "linux-5.10", release: "5.10.", ..Sort::X86 })
 }
 
 #[test]
@@ -60,7 +60,8 @@ fn the_newest_linux_is_analysed() -> Result<()> {
 /// The same kernel twice: a processor with addresses of 48 bits, and one with 52.
 #[test]
 fn linux_on_arm64_is_analysed() -> Result<()> {
-    let arm = Sort { fixture: "linux-arm64", machine: "virt", cpu: "cortex-a72", release: "6.12.", ..Sort::X86 };
+    let (fixture, machine, symbols_from) = ("linux-arm64", "virt", "VMCOREINFO");
+    let arm = Sort { fixture, machine, cpu: "cortex-a72", release: "6.12.", symbols_from, ..Sort::X86 };
     whole(&arm)?;
     whole(&Sort { cpu: "max,pauth-impdef=on", levels: 5, ..arm })
 }
@@ -81,7 +82,7 @@ fn whole(sort: &Sort) -> Result<()> {
     sockets_are_those_of_proc(&guest, &memory)?;
     what_was_planted_is_found(&memory)?;
     pages::all_is_found_and_written(&memory, guest.folder())?;
-    without_a_crash_note_all_is_the_same(&image)?;
+    where_nothing_leads_to_the_kernel_it_is_found_all_the_same(&image)?;
     if sort.fixture == "linux-5.10" {
         a_symbol_file_stands_in(&memory, guest.folder())?;
         frames_of_the_machine_are_translated(&image)?;
@@ -280,18 +281,27 @@ fn what_was_planted_is_found(memory: &Memory<'_>) -> Result<()> {
     Ok(())
 }
 
-/// An image from which every copy of VMCOREINFO is wiped: the tables have to be found by what they look like.
-fn without_a_crash_note_all_is_the_same(image: &Path) -> Result<()> {
+/// An image from which what leads to the kernel is wiped, one after the other and then all of it: the page tables in low memory, and
+/// every copy of VMCOREINFO. Then the tables have to be found by what they look like.
+fn where_nothing_leads_to_the_kernel_it_is_found_all_the_same(image: &Path) -> Result<()> {
     let image = Arc::clone(image::open(image, &image::Options::default())?.bytes());
     let kernel = find(Arc::clone(&image))?;
-    let wiped = Arc::new(Changed::new(&image, mentions(&image, b"OSRELEASE=")?));
-    let blind = find(wiped)?;
-    assert!(kernel.note.is_some() && blind.note.is_none());
+    assert!(kernel.note().is_some_and(|note| note.get("OSRELEASE").is_some()));
+    let notes = mentions(&image, b"OSRELEASE=")?;
+    let x86 = kernel.symbols.address("init_top_pgt").is_some();
+    let low: Vec<_> = (0..if x86 { 1 << 20 } else { 0 }).map(|at| (at, 0)).collect();
+    let without = |changes: Vec<(u64, u8)>| find(Arc::new(Changed::new(&image, changes)));
+    let (noteless, tableless) = (without(notes.clone())?, without(low.clone())?);
+    let blind = without([notes, low].concat())?;
     assert_eq!(blind.symbols_from, "kallsyms by its structure");
-    assert_eq!(kernel.place, blind.place);
+    assert_eq!(noteless.symbols_from, if x86 { kernel.symbols_from } else { blind.symbols_from });
+    assert!(noteless.note().is_none() && !tableless.symbols_from.contains("page tables"), "{}", tableless.symbols_from);
+    for other in [&noteless, &tableless, &blind] {
+        assert_eq!((kernel.place, kernel.symbols_at), (other.place, other.symbols_at), "{}", other.symbols_from);
+    }
     for analyzer in analyzer::ALL.iter().filter(|analyzer| analyzer.name != "linux.vmcoreinfo") {
         let (told, found) = (answers(&kernel, analyzer.name)?, answers(&blind, analyzer.name)?);
-        ensure!(told == found, "{} differs without VMCOREINFO", analyzer.name);
+        ensure!(told == found, "{} differs where nothing leads to the kernel", analyzer.name);
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! One pass over all of memory for several patterns at once, by all cores. What is not in the image is passed over.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use memchr::memmem::Finder;
@@ -27,6 +28,16 @@ pub(super) struct Hit {
 /// All places where one of `patterns` stands, ascending. `accept` looks at each hit, and at what follows it in its chunk;
 /// once it answers `Stop`, no new chunk is begun.
 pub(super) fn scan(memory: &Physical, patterns: &[&[u8]], accept: impl Fn(Hit, &[u8]) -> Verdict + Sync) -> Vec<Hit> {
+    scan_in(memory, 0..memory.len(), patterns, accept)
+}
+
+/// The same for a stretch of memory.
+pub(super) fn scan_in(
+    memory: &Physical,
+    range: Range<u64>,
+    patterns: &[&[u8]],
+    accept: impl Fn(Hit, &[u8]) -> Verdict + Sync,
+) -> Vec<Hit> {
     let finders: Vec<Finder<'_>> = patterns.iter().map(Finder::new).collect();
     let overlap = patterns.iter().map(|pattern| pattern.len()).max().unwrap_or(0) as u64;
     let enough = AtomicBool::new(false);
@@ -59,9 +70,9 @@ pub(super) fn scan(memory: &Physical, patterns: &[&[u8]], accept: impl Fn(Hit, &
         }
         hits
     };
-    let chunks = chunks(memory);
-    let mut hits: Vec<Hit> =
-        chunks.par_iter().map_init(Vec::new, |buffer, chunk| look(chunk, buffer)).flatten_iter().collect();
+    // In their order, so that what is behind a hit that is enough is not looked at.
+    let chunks = chunks(memory, range).into_iter().par_bridge();
+    let mut hits: Vec<Hit> = chunks.map_init(Vec::new, |buffer, chunk| look(&chunk, buffer)).flatten_iter().collect();
     hits.sort_unstable();
     hits
 }
@@ -120,7 +131,7 @@ pub(super) fn words(memory: &Physical, mut wanted: Vec<u64>) -> Words {
         found.truncate(MOST_WORDS.saturating_sub(before));
         found
     };
-    let chunks = chunks(memory);
+    let chunks = chunks(memory, 0..memory.len());
     let mut found: Vec<_> =
         chunks.par_iter().map_init(Vec::new, |buffer, chunk| look(chunk, buffer)).flatten_iter().collect();
     found.sort_unstable();
@@ -128,9 +139,9 @@ pub(super) fn words(memory: &Physical, mut wanted: Vec<u64>) -> Words {
 }
 
 /// What is stored, in chunks. What a format holds as zeros holds no pattern.
-fn chunks(memory: &Physical) -> Vec<(u64, u64)> {
+fn chunks(memory: &Physical, range: Range<u64>) -> Vec<(u64, u64)> {
     let mut chunks = Vec::new();
-    for extent in map::walk(memory.image().as_ref(), 0..memory.len()).map_while(Result::ok) {
+    for extent in map::walk(memory.image().as_ref(), range).map_while(Result::ok) {
         let mut at = extent.at;
         while extent.kind == Kind::Data && at < extent.end() {
             let cut = (at / CHUNK + 1).saturating_mul(CHUNK).min(extent.end());

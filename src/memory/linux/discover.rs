@@ -1,21 +1,24 @@
 //! Where the kernel is: its slide, its place in physical memory, its page tables, its symbols, its types.
 //!
-//! VMCOREINFO first; if there is none or it leads nowhere, the kernel's tables are found by what they look like. Either way the
+//! The page tables that x86-64 leaves in low memory first (`trampoline`): they lead to the kernel however much memory there is. Then
+//! VMCOREINFO; if there is none or it leads nowhere, the kernel's tables are found by what they look like. In each case the
 //! page tables have to map the kernel's first byte to where it was found (`place`), or nothing is believed.
 
-use std::sync::Arc;
+use std::iter;
+use std::sync::{Arc, OnceLock};
 
 use super::super::paging::Space;
-use super::super::scan::{Verdict, scan};
+use super::super::scan::{Verdict, scan, scan_in};
 use super::super::symbols::btf::{self, Btf};
 use super::super::symbols::isf::Isf;
 use super::super::symbols::kallsyms::{DECOY, Form, Kallsyms, TOKENS};
 use super::super::{MemoryError, Outcome, Physical};
 use super::place::{self, Place};
+use super::trampoline;
 use super::vmcoreinfo::Vmcoreinfo;
 
 /// What is looked at before and behind the token table, in bytes: names and offsets of kallsyms. Those of most kernels lie in the first.
-const AROUND: [(u64, u64); 2] = [(4 << 20, 2 << 20), (16 << 20, 8 << 20)];
+const AROUND: [(u64, u64); 3] = [(3 << 20, 1 << 20), (6 << 20, 3 << 20), (16 << 20, 8 << 20)];
 /// A kernel's BTF has more types than this; those of modules have less.
 const TYPES_LEAST: usize = 500_000;
 
@@ -27,8 +30,8 @@ pub(super) struct Found {
     pub types: Btf,
     /// The kernel's address space.
     pub space: Space,
-    /// The crash note, if there is one.
-    pub note: Option<Vmcoreinfo>,
+    /// The crash note, if it was looked for and is there.
+    pub note: OnceLock<Option<Vmcoreinfo>>,
     /// Where its image lies.
     pub place: Place,
     /// Physical address of the token table.
@@ -48,16 +51,30 @@ struct Names {
 
 /// Finds the kernel in `physical`.
 pub(super) fn discover(physical: &Arc<Physical>) -> Outcome<Found> {
-    let note = Vmcoreinfo::find(physical);
-    let by_note = note.as_ref().and_then(|note| by_note(physical, note));
-    let (names, symbols_from) = match by_note {
-        Some(names) => (names, "kallsyms where VMCOREINFO says"),
-        None => (by_signature(physical, note.as_ref())?, "kallsyms by its structure"),
+    let (names, symbols_from, note) = if let Some(names) = by_page_tables(physical) {
+        (names, "kallsyms where page tables map the kernel", OnceLock::new())
+    } else {
+        let note = Vmcoreinfo::find(physical);
+        let (names, from) = match note.as_ref().and_then(|note| by_note(physical, note)) {
+            Some(names) => (names, "kallsyms where VMCOREINFO says"),
+            None => (by_signature(physical, note.as_ref())?, "kallsyms by its structure"),
+        };
+        (names, from, OnceLock::from(note))
     };
     let (types, types_from) = types(physical, &names)?;
     let Names { symbols, place, at: symbols_at } = names;
     let space = Space::new(Arc::clone(physical), place.root, place.tables);
     Ok(Found { symbols, types, space, note, place, symbols_at, symbols_from, types_from })
+}
+
+fn by_page_tables(memory: &Physical) -> Option<Names> {
+    trampoline::images(memory).iter().find_map(|image| {
+        // One part after the other: the table is among the kernel's constants, which come first.
+        image.parts.iter().find_map(|part| {
+            let hits = scan_in(memory, part.clone(), &[TOKENS], |_, _| Verdict::Yes);
+            hits.iter().take(16).find_map(|hit| names(memory, hit.at, Some(image.offset)).ok())
+        })
+    })
 }
 
 fn by_note(memory: &Physical, note: &Vmcoreinfo) -> Option<Names> {
@@ -130,19 +147,29 @@ fn line(bytes: &[u8]) -> String {
 /// Finds the kernel that a symbol file was made for: its banner tells where the image lies, page tables where it ran.
 pub(super) fn discover_with(physical: &Arc<Physical>, isf: Isf) -> Outcome<Found> {
     let Isf { types, symbols, banner } = isf;
-    let note = Vmcoreinfo::find(physical);
     let linked = symbols.address("linux_banner").ok_or_else(|| MemoryError::NoSymbol("linux_banner".to_owned()))?;
-    let hits = scan(physical, &[&banner], |_, _| Verdict::Yes);
-    let told = note.as_ref().and_then(Vmcoreinfo::image_offset);
+    // Where page tables map the kernel, its banner stands where the file says; else anywhere.
+    let mapped = trampoline::images(physical).into_iter().filter_map(|image| {
+        let within = linked.wrapping_sub(symbols.address("_text").or(symbols.address("_stext"))?);
+        let at = image.text.wrapping_sub(image.offset).wrapping_add(within);
+        let stands = physical.vec(at, banner.len()).is_ok_and(|bytes| bytes == banner);
+        stands.then_some((at, Some(image.offset)))
+    });
+    let note = OnceLock::new();
+    let anywhere = iter::once_with(|| {
+        let told = note.get_or_init(|| Vmcoreinfo::find(physical)).as_ref().and_then(Vmcoreinfo::image_offset);
+        let hits = scan(physical, &[&banner], |_, _| Verdict::Yes);
+        hits.into_iter().take(64).map(move |hit| (hit.at, told))
+    });
     let mut why = None;
-    for hit in hits.iter().take(64) {
-        let less = linked.wrapping_sub(hit.at);
+    for (at, told) in mapped.chain(anywhere.flatten()) {
+        let less = linked.wrapping_sub(at);
         match place::by_physical(physical, &symbols, less, told) {
             Ok(place) => {
                 let space = Space::new(Arc::clone(physical), place.root, place.tables);
                 let symbols = symbols.moved(place.offset.wrapping_sub(less));
                 let (symbols_from, types_from) = ("the symbol file, by its banner", "the symbol file");
-                return Ok(Found { symbols, types, space, note, place, symbols_at: hit.at, symbols_from, types_from });
+                return Ok(Found { symbols, types, space, note, place, symbols_at: at, symbols_from, types_from });
             }
             Err(error) => why = Some(error),
         }

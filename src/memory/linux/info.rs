@@ -14,7 +14,7 @@ pub const COLUMNS: &[Column] = &[Column("property"), Column("value")];
 /// One row a property.
 pub fn rows(kernel: &Kernel, machine: Option<&Machine>) -> Vec<Vec<Cell>> {
     let uts = |path| text(kernel.uts().and_then(|uts| uts.text(path)));
-    let note = kernel.note.as_ref();
+    let note = kernel.note();
     let noted = |key: &str| Cell::or_absent(note.and_then(|note| note.get(key)), Absent::Unknown, Cell::text);
     let root = kernel.space.root();
     let mut list = vec![
@@ -69,7 +69,7 @@ fn sure(kernel: &Kernel, machine: Option<&Machine>) -> String {
     if kernel.banner().is_ok_and(|banner| release.as_ref().is_ok_and(|release| banner.contains(release.as_str()))) {
         reasons.push("the banner and the guest's own release agree".to_owned());
     }
-    if agrees(release, kernel.note.as_ref().and_then(|note| note.get("OSRELEASE"))) {
+    if agrees(release, kernel.note().and_then(|note| note.get("OSRELEASE"))) {
         reasons.push("VMCOREINFO agrees".to_owned());
     }
     let levels =

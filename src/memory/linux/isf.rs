@@ -106,7 +106,7 @@ fn symbols(kernel: &Kernel, writer: &mut Writer<'_>) -> Outcome<Map<String, Valu
         symbols.entry(symbol.name).or_insert_with(|| json!({ "address": address }));
     }
     // kallsyms leaves its own tables out; the crash note names them.
-    for (key, value) in kernel.note.iter().flat_map(|note| &note.lines) {
+    for (key, value) in kernel.note().iter().flat_map(|note| &note.lines) {
         let name = key.strip_prefix("SYMBOL(").and_then(|rest| rest.strip_suffix(')'));
         if let (Some(name), Ok(address)) = (name, u64::from_str_radix(value, 16)) {
             let moved = if address >= KERNEL_MAP { address.wrapping_sub(slide) } else { continue };

@@ -51,6 +51,7 @@ pub mod tables;
 mod task;
 mod terms;
 pub mod tracing;
+mod trampoline;
 mod vma;
 pub mod vmaregexscan;
 pub mod vmcoreinfo;
@@ -58,7 +59,7 @@ pub mod yarascan;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use jiff::Timestamp;
 
@@ -83,8 +84,6 @@ pub struct Kernel {
     pub symbols: Arc<Kallsyms>,
     /// Its types.
     pub types: Arc<Btf>,
-    /// Its crash note.
-    pub note: Option<Vmcoreinfo>,
     /// Where its image lies.
     pub place: Place,
     /// Physical address of its token table.
@@ -99,6 +98,7 @@ pub struct Kernel {
     pub refused_types: Vec<(String, String)>,
     /// Its memory changes while it is read.
     pub live: bool,
+    note: OnceLock<Option<Vmcoreinfo>>,
     paths: Arc<RwLock<HashMap<(Id, &'static str), object::Path>>>,
     landmarks: landmarks::Seen,
     first_page: content::FirstPage,
@@ -245,9 +245,19 @@ impl Kernel {
         self.space.physical()
     }
 
+    /// Its crash note: the one that it points at itself, or the first in memory.
+    pub fn note(&self) -> Option<&Vmcoreinfo> {
+        if self.note.get().is_none() {
+            // Not while others wait for it: a thread that waits for parts of a scan may be given a question that asks the same.
+            let found = Vmcoreinfo::of(self).or_else(|| Vmcoreinfo::find(self.physical()));
+            drop(self.note.set(found));
+        }
+        self.note.get()?.as_ref()
+    }
+
     /// What was added to the kernel's addresses when it started (KASLR).
     pub fn slide(&self) -> Option<u64> {
-        let noted = self.note.as_ref().and_then(|note| u64::from_str_radix(note.get("KERNELOFFSET")?, 16).ok());
+        let noted = self.note().and_then(|note| u64::from_str_radix(note.get("KERNELOFFSET")?, 16).ok());
         // Every x86-64 kernel is linked to begin 16 MiB above the map.
         noted.or_else(|| match self.place.tables {
             Tables::X86(_) => self.symbols.address("_text")?.checked_sub(KERNEL_MAP + 0x100_0000),

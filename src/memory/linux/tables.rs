@@ -44,7 +44,7 @@ pub fn iomem(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
 
 /// The lines of the crash note.
 pub fn vmcoreinfo(kernel: &Kernel, ask: &Ask, rows: &mut dyn Rows) -> Outcome<()> {
-    let Some(note) = &kernel.note else {
+    let Some(note) = kernel.note() else {
         ask.note("there is no VMCOREINFO in memory");
         return Ok(());
     };

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::super::scan::{Verdict, scan};
 use super::super::symbols::kallsyms::KERNEL_MAP;
 use super::super::{Physical, physical::PAGE};
+use super::Kernel;
 
 const BEGIN: &[u8] = b"OSRELEASE=";
 
@@ -35,6 +36,12 @@ impl Vmcoreinfo {
         whole.then_some(info)
     }
 
+    /// The copy that the kernel points at itself (`kernel/vmcore_info.c`), as far as it is whole.
+    pub(super) fn of(kernel: &Kernel) -> Option<Self> {
+        let at = kernel.space.u64(kernel.symbols.address("vmcoreinfo_data")?).ok()?;
+        Self::read(kernel.physical(), kernel.space.translate(at).ok()?.physical)
+    }
+
     /// The first copy in memory that is whole; what there is beyond it is not looked at.
     pub(super) fn find(memory: &Physical) -> Option<Self> {
         let accept = |hit: super::super::scan::Hit, _: &[u8]| match Self::read(memory, hit.at) {
@@ -49,7 +56,7 @@ impl Vmcoreinfo {
         // It fills a page of its own, which it may begin with or stand a note's header into.
         let len = (2 * PAGE).min(memory.len().saturating_sub(at)) as usize;
         let bytes = memory.vec(at, len).or_else(|_| memory.vec(at, (PAGE - at % PAGE) as usize)).ok()?;
-        Self::parse(at, &bytes)
+        bytes.starts_with(BEGIN).then(|| Self::parse(at, &bytes))?
     }
 
     /// The value of a key.

@@ -15,9 +15,6 @@ pub use tables::{DECOY, Form, TOKENS};
 /// Where x86-64 maps the kernel's image: the part of the address space that all its symbols lie in.
 pub const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
-/// Bytes that most names take on an average, at most.
-const ROOM: usize = 32;
-
 /// See the module. In the order of the kernel's table, which is that of the addresses.
 pub struct Kallsyms {
     list: Vec<Entry>,
@@ -51,17 +48,14 @@ impl Kallsyms {
     /// of [`Form::Relative`] are told from there, and stay so until they are [moved](Self::moved).
     pub fn parse(window: &[u8], hit: usize, at: u64) -> Result<Self, String> {
         let tables = Tables::find(window, hit)?;
-        // There is a name for each: the markers have agreed. Room that is not used costs nothing.
-        let mut names = String::with_capacity(tables.count.saturating_mul(ROOM));
+        // There is a name for each: the markers have agreed.
         let mut list = Vec::with_capacity(tables.count);
-        let ended = tables.names(|kind, name| {
-            let begin = names.len();
-            names.push_str(&String::from_utf8_lossy(name));
-            list.push(Entry { address: 0, name: begin as u32, len: (names.len() - begin) as u16, kind });
+        let mut begin = 0;
+        let names = tables.names(|kind, end| {
+            list.push(Entry { address: 0, name: begin as u32 + 1, len: (end - begin - 1) as u16, kind });
+            begin = end;
         });
-        if !ended {
-            return Err("its names end too early".to_owned());
-        }
+        let names = ascii(names.ok_or("its names end too early, or are longer than any")?);
         let (form, addresses) = tables.addresses(at).ok_or("it has no addresses that ascend")?;
         for (entry, address) in list.iter_mut().zip(addresses) {
             entry.address = address;
@@ -142,4 +136,12 @@ impl Kallsyms {
         let first = index.partition_point(|n| entry(n).is_some_and(|entry| entry.address < last.address));
         Some(self.symbol(entry(index.get(first)?)?))
     }
+}
+
+/// Names are ASCII: what else is there, is damage.
+fn ascii(mut bytes: Vec<u8>) -> String {
+    for byte in bytes.iter_mut().filter(|byte| !byte.is_ascii()) {
+        *byte = b'?';
+    }
+    String::from_utf8(bytes).unwrap_or_default()
 }

@@ -16,6 +16,13 @@ const STRIDE: std::ops::RangeInclusive<u32> = 512..=32_768;
 const LARGEST: u64 = 1 << 30;
 /// The fewest markers that are taken for a table.
 const FEW: usize = 100;
+/// Bytes that most names take on an average, at most; that one takes at most (`KSYM_NAME_LEN` is 512); and that all do.
+const ROOM: usize = 32;
+const LONGEST_NAME: usize = 4096;
+const MOST_BYTES: usize = 1 << 28;
+/// Bytes that most tokens take, and the most that one does.
+const SHORT: usize = 16;
+const LONGEST: usize = 256;
 
 /// How addresses are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,22 +116,36 @@ impl<'a> Tables<'a> {
         self.count.div_ceil(STEP) == most && at <= end && end - at < 16
     }
 
-    /// Hands out every name with its letter. False if one is cut short.
-    pub(super) fn names(&self, mut take: impl FnMut(u8, &[u8])) -> bool {
-        let (mut at, mut text) = (self.names, Vec::with_capacity(512));
+    /// Every name, one behind the other and each with its letter in front; `take` gets the letter and where the name ends. None if one
+    /// is cut short, or longer than any is.
+    pub(super) fn names(&self, mut take: impl FnMut(u8, usize)) -> Option<Vec<u8>> {
+        let short: Vec<[u8; SHORT]> = self.tokens.iter().map(|token| short(token)).collect();
+        // Room that is not used costs nothing.
+        let (mut all, mut end, mut at) = (vec![0; self.count.saturating_mul(ROOM) + LONGEST], 0_usize, self.names);
         for _ in 0..self.count {
-            let name = self.name(at).and_then(|(len, begin)| Some((self.window.get(begin..begin + len)?, begin + len)));
-            let Some((tokens, end)) = name else { return false };
-            text.clear();
-            for &token in tokens {
-                text.extend_from_slice(self.tokens.get(token as usize).copied().unwrap_or_default());
+            let (len, begin) = self.name(at)?;
+            at = begin.checked_add(len)?;
+            let first = end;
+            for &token in self.window.get(begin..at)? {
+                let text = self.tokens.get(usize::from(token)).copied().unwrap_or_default();
+                if all.len() - end < LONGEST {
+                    all.resize(all.len() * 2, 0);
+                }
+                // Nearly all are short: a copy whose length is known beforehand costs a tenth of one that is not.
+                match (all.get_mut(end..end + SHORT), short.get(usize::from(token))) {
+                    (Some(room), Some(bytes)) if text.len() <= SHORT => room.copy_from_slice(bytes),
+                    _ => all.get_mut(end..end + text.len())?.copy_from_slice(text),
+                }
+                end += text.len();
+                if end - first > LONGEST_NAME || end > MOST_BYTES {
+                    return None;
+                }
             }
-            text.truncate(usize::from(u16::MAX));
-            let Some((&kind, name)) = text.split_first() else { return false };
-            take(kind, name);
-            at = end;
+            let kind = all.get(first).filter(|_| end > first)?;
+            take(*kind, end);
         }
-        true
+        all.truncate(end);
+        Some(all)
     }
 
     /// All addresses, in whichever form is there. `at` is where the window begins.
@@ -164,6 +185,15 @@ impl<'a> Tables<'a> {
     }
 }
 
+/// The token, and nothing behind it.
+fn short(token: &[u8]) -> [u8; SHORT] {
+    let mut bytes = [0; SHORT];
+    for (byte, of) in bytes.iter_mut().zip(token) {
+        *byte = *of;
+    }
+    bytes
+}
+
 fn percpu(base: u64, word: i32) -> u64 {
     if word >= 0 { word as u64 } else { base.wrapping_sub(1).wrapping_sub(i64::from(word) as u64) }
 }
@@ -195,7 +225,7 @@ fn tokens(window: &[u8], hit: usize) -> Option<(Vec<&[u8]>, usize, usize)> {
     // The tokens from '0' on tell where the table ends.
     let mut end = hit;
     for _ in b'0'..=255 {
-        let token = window.get(end..end.checked_add(256)?.min(window.len()))?;
+        let token = window.get(end..end.checked_add(LONGEST)?.min(window.len()))?;
         end += token.iter().position(|&byte| byte == 0)? + 1;
     }
     let from = end.next_multiple_of(2);
@@ -214,7 +244,8 @@ fn tokens(window: &[u8], hit: usize) -> Option<(Vec<&[u8]>, usize, usize)> {
             .iter()
             .zip(ends)
             .map(|(&begin, end)| window.get(table + begin..end).and_then(|text| text.split_last()))
-            .map(|split| split.filter(|(last, text)| **last == 0 && !text.contains(&0)).map(|(_, text)| text))
+            .map(|split| split.filter(|(last, text)| **last == 0 && text.len() < LONGEST && !text.contains(&0)))
+            .map(|split| split.map(|(_, text)| text))
             .collect();
         if let Some(all) = all {
             return Some((all, table, index + 512));
