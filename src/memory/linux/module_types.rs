@@ -24,9 +24,9 @@ impl Kernel {
             Err(MemoryError::NoSymbol(_) | MemoryError::NoType(_) | MemoryError::NoMember { .. }) => return self,
             Err(error) => (Vec::new(), vec![("all".to_owned(), error.to_string())]),
         };
-        let (types, more) = self.types.with_modules(&found);
+        // Nobody else has them yet, so that nothing is copied.
+        let more = Arc::make_mut(&mut self.types).add_modules(&found);
         self.typed_modules = found.len().saturating_sub(more.len());
-        self.types = Arc::new(types);
         refused.extend(more);
         self.refused_types = refused;
         self

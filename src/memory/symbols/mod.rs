@@ -16,14 +16,15 @@ struct ByName(Vec<u64>);
 impl ByName {
     /// Of hashes and numbers.
     fn new(list: impl Iterator<Item = (u64, u32)>) -> Self {
-        Self(Vec::new()).and(list)
+        let mut names = Self(Vec::new());
+        names.add(list);
+        names
     }
 
     /// Those, too.
-    fn and(mut self, list: impl Iterator<Item = (u64, u32)>) -> Self {
+    fn add(&mut self, list: impl Iterator<Item = (u64, u32)>) {
         self.0.extend(list.map(|(hash, number)| hash >> 32 << 32 | u64::from(number)));
         self.0.sort_unstable();
-        self
     }
 
     /// Whatever may have this name, in ascending order.

@@ -63,6 +63,7 @@ pub struct Member {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct Btf {
     bytes: Vec<u8>,
     /// Where each record begins in `bytes`; `void` has none.

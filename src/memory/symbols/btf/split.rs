@@ -4,7 +4,7 @@
 //! module's numbers begin at the same place, so they are given new ones here, and all types are one table. A copy of which one record, name or
 //! reference does not fit is refused as a whole.
 
-use super::super::{ByName, hash};
+use super::super::hash;
 use super::{Btf, MAGIC, MOST_BYTES, Record, u32_at};
 
 /// Kinds whose `size_or_type` is a type.
@@ -13,23 +13,19 @@ fn refers(kind: u32) -> bool {
 }
 
 impl Btf {
-    /// The same types and those of modules. Answers, too, which modules were refused, and why.
-    pub fn with_modules(&self, modules: &[(String, Vec<u8>)]) -> (Self, Vec<(String, String)>) {
+    /// Adds the types of modules. Answers which modules were refused, and why.
+    pub fn add_modules(&mut self, modules: &[(String, Vec<u8>)]) -> Vec<(String, String)> {
         let base = Base { types: self.count(), names: self.names_len() as u32 };
         let (mut refused, mut named) = (Vec::new(), Vec::new());
-        let room: usize = modules.iter().map(|(_, bytes)| bytes.len()).sum();
-        let mut bytes = Vec::with_capacity(self.bytes.len().saturating_add(room));
-        bytes.extend_from_slice(&self.bytes);
-        let names = ByName::new(std::iter::empty());
-        let mut all = Self { bytes, records: self.records.clone(), strings: self.strings, names };
+        self.bytes.reserve(modules.iter().map(|(_, bytes)| bytes.len()).sum());
         for (module, bytes) in modules {
-            if let Err(why) = all.append(&base, bytes, &mut named) {
+            if let Err(why) = self.append(&base, bytes, &mut named) {
                 refused.push((module.clone(), why));
             }
         }
-        let more = named.into_iter().map(|(name, id)| (hash(all.text(name)), id));
-        all.names = self.names.clone().and(more);
-        (all, refused)
+        let more: Vec<_> = named.into_iter().map(|(name, id)| (hash(self.text(name)), id)).collect();
+        self.names.add(more.into_iter());
+        refused
     }
 
     /// Adds one module's records behind all there are; nothing is added if one of them is wrong.
@@ -193,10 +189,9 @@ mod tests {
 
     #[test]
     fn types_of_several_modules_are_beside_those_of_the_kernel() {
-        let base = Btf::parse(sample()).unwrap();
-        assert_eq!((base.count(), (base.bytes.len() - base.strings) as u32), (TYPES, NAMES));
-        let (all, refused) = base.with_modules(&[named("one"), named("two")]);
-        assert_eq!(refused, []);
+        let mut all = Btf::parse(sample()).unwrap();
+        assert_eq!((all.count(), all.names_len() as u32), (TYPES, NAMES));
+        assert_eq!(all.add_modules(&[named("one"), named("two")]), []);
         assert_eq!(all.count(), TYPES + 6);
         // The first of that name; the second has its own numbers.
         let (m, s) = (all.find("m").unwrap(), all.find("s").unwrap());
@@ -218,8 +213,8 @@ mod tests {
             for bit in 0..8 {
                 let mut bytes = good.clone();
                 bytes[at] ^= 1 << bit;
-                let base = Btf::parse(sample()).unwrap();
-                let (all, refused) = base.with_modules(&[("bad".to_owned(), bytes), named("good")]);
+                let mut all = Btf::parse(sample()).unwrap();
+                let refused = all.add_modules(&[("bad".to_owned(), bytes), named("good")]);
                 assert!(refused.iter().all(|(module, _)| module == "bad"), "{refused:?}");
                 assert!(refused.is_empty() || all.count() == TYPES + 3, "{at} {bit}");
                 assert!(all.find("m").is_some());
@@ -230,8 +225,8 @@ mod tests {
             }
         }
         for end in 0..good.len() {
-            let (all, refused) =
-                Btf::parse(sample()).unwrap().with_modules(&[("cut".to_owned(), good[..end].to_vec())]);
+            let mut all = Btf::parse(sample()).unwrap();
+            let refused = all.add_modules(&[("cut".to_owned(), good[..end].to_vec())]);
             assert_eq!((all.count(), refused.len()), (TYPES, 1), "{end}");
         }
     }
@@ -239,7 +234,7 @@ mod tests {
     #[test]
     fn a_reference_behind_the_last_type_is_told() {
         let bytes = packed(&[record(0, 2, 0, 0, TYPES + 1, &[])], b"");
-        let (_, refused) = Btf::parse(sample()).unwrap().with_modules(&[("bad".to_owned(), bytes)]);
+        let refused = Btf::parse(sample()).unwrap().add_modules(&[("bad".to_owned(), bytes)]);
         assert!(refused[0].1.contains("type 7 names or refers to something that is not there"), "{refused:?}");
     }
 }
