@@ -55,6 +55,18 @@ impl Quiet {
         Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
     }
 
+    /// `doctor` and `show` say beforehand whether there is an agent.
+    fn is_told(&self, there: bool) -> Result<()> {
+        let words = if there { "an agent listens in the guest" } else { "no agent runs in the guest" };
+        let doctor = run(&["doctor", &self.guest.target()])?.rows()?;
+        let monitor = doctor.iter().find(|row| row["what"].to_string().contains("QMP at"));
+        ensure!(monitor.is_some_and(|row| row["found"].to_string().contains(words)), "{doctor:?}");
+        let shown = run(&["show", &self.guest.target()])?.expect(0)?.rows()?;
+        let agent = shown.iter().find(|row| row["name"] == "guest_agent");
+        ensure!(agent.is_some_and(|row| row["value"].to_string().contains(words)), "{shown:?}");
+        Ok(())
+    }
+
     /// Types a command for the guest's shell, and waits until it is done.
     fn type_in(&self, line: &str) -> Result<()> {
         let done = format!("did-{}", self.guest.serial().len());
@@ -79,6 +91,7 @@ fn needs_replay(image: &Path) -> Result<bool> {
 fn a_disk_that_was_quiet_needs_no_replay_and_the_guest_writes_on() -> Result<()> {
     let quiet = Quiet::boot()?;
     let before = quiet.guest.control().state()?;
+    quiet.is_told(true)?;
     let plain = quiet.case("plain").display().to_string();
     run(&["acquire", &quiet.guest.target(), "--case", &plain, "--disk", "all"])?.expect(0)?;
     assert!(needs_replay(&Exhibit::find(Path::new(&plain), "disk-vda")?.image())?, "the guest did not write");
@@ -142,6 +155,7 @@ fn an_agent_that_cannot_is_an_error_before_anything_begins() -> Result<()> {
     quiet.take("config", &["--config"])?.expect(1)?.says("nothing of one instant")?;
     quiet.type_in("kill -9 $(cat /tmp/agent.pid)")?;
     refused("dead", "no agent runs in the guest")?;
+    quiet.is_told(false)?;
     quiet.guest.control().execute("stop", &json!({}))?;
     quiet.take("paused", &["--disk", "all"])?.expect(1)?.says("its agent cannot answer")?;
     quiet.guest.control().execute("cont", &json!({}))?;

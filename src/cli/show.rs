@@ -74,8 +74,10 @@ fn about_vm(rows: &mut dyn Rows, facts: &Facts) -> Result<()> {
             fact(rows, "vm", name, &value)?;
         }
     }
-    if let Some(machine) = facts.details.get("machine").and_then(Value::as_str) {
-        fact(rows, "vm", "machine", machine)?;
+    for (name, detail) in [("machine", "machine"), ("guest_agent", "guest-agent")] {
+        if let Some(value) = facts.details.get(detail).and_then(Value::as_str) {
+            fact(rows, "vm", name, value)?;
+        }
     }
     for row in facts.details.get("shown").and_then(Value::as_array).into_iter().flatten() {
         let text = |at: usize| row.get(at).and_then(Value::as_str).unwrap_or_default();

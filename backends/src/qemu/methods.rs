@@ -278,6 +278,7 @@ mod tests {
             version,
             package: String::new(),
             machine: None,
+            agent: String::new(),
             place: None,
             elsewhere: false,
             of_the_way: Vec::new(),

@@ -167,8 +167,7 @@ async fn monitor(path: &Path) -> Vec<Finding> {
 async fn seen(qmp: &mut Qmp) -> Result<String, BackendError> {
     let survey = Survey::make(qmp).await?;
     let state = format!("QEMU {}, guest `{}` {}", survey.version_text(), survey.name.escape_debug(), survey.state);
-    let warnings = survey.warnings();
-    Ok(if warnings.is_empty() { state } else { format!("{state}; {}", warnings.join("; ")) })
+    Ok([vec![state, survey.agent.clone()], survey.warnings()].concat().join("; "))
 }
 
 fn finding(what: String, found: Result<String, BackendError>) -> Finding {

@@ -171,10 +171,28 @@ fn without(error: BackendError) -> BackendError {
     error.advise("leave --quiesce out: disks are then of one instant all the same, with journals to be replayed")
 }
 
+/// Does an agent listen in the guest, in words? Nothing is said to it.
+pub(super) async fn presence(qmp: &mut Qmp) -> String {
+    match listener(qmp).await {
+        Ok(_) => "an agent listens in the guest, --quiesce may be asked for".to_owned(),
+        Err(error) => format!("no --quiesce: {}", error.why),
+    }
+}
+
+fn refuse(on: &str, why: String) -> BackendError {
+    BackendError::unsupported("reach the guest's agent", on, why)
+}
+
 /// The socket at the other end of the agent's port, free to be connected to.
 async fn socket(qmp: &mut Qmp) -> Result<String, BackendError> {
+    let filename = listener(qmp).await?;
+    path_of(&filename).map_err(|why| refuse(qmp.name(), why))
+}
+
+/// What is at the other end of the agent's port, as QEMU tells it, if somebody in the guest has opened the port.
+async fn listener(qmp: &mut Qmp) -> Result<String, BackendError> {
     let on = qmp.name().to_owned();
-    let refuse = |why: String| BackendError::unsupported("reach the guest's agent", &on, why);
+    let refuse = |why: String| refuse(&on, why);
     let label = label(qmp).await?.ok_or_else(|| refuse(format!("the VM has no port named {PORT}")))?;
     let devices = qmp.ask("query-chardev", Value::Null).await?;
     let text = |device: &Value, key: &str| device.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -184,7 +202,7 @@ async fn socket(qmp: &mut Qmp) -> Result<String, BackendError> {
     if device.get("frontend-open") == Some(&Value::Bool(false)) {
         return Err(refuse(format!("no agent runs in the guest: nobody there listens on {PORT}")));
     }
-    path_of(&text(device, "filename")).map_err(refuse)
+    Ok(text(device, "filename"))
 }
 
 /// Which character device the port leads to.

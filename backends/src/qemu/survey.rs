@@ -7,6 +7,7 @@ use jiff::{Timestamp, civil, tz::TimeZone};
 use serde_json::{Map, Value, json};
 
 use super::flatview::MemoryMap;
+use super::quiesce;
 use crate::wire::qmp::Qmp;
 use crate::{BackendError, Clocks, Facts};
 
@@ -92,6 +93,8 @@ pub(super) struct Survey {
     pub(super) package: String,
     /// `pc-i440fx-10.0`, ….
     pub(super) machine: Option<String>,
+    /// Whether its file systems could be frozen, in words.
+    pub(super) agent: String,
     /// Where QEMU runs, if no descriptor can be passed to it.
     pub(super) place: Option<String>,
     /// That is another machine: its files are not here.
@@ -125,6 +128,7 @@ impl Survey {
         let machine = qmp.ask("qom-get", json!({ "path": "/machine", "property": "type" })).await.ok();
         let machine = machine.and_then(|name| name.as_str().map(|name| name.trim_end_matches("-machine").to_owned()));
         let encrypted = encryption(qmp).await;
+        let agent = quiesce::presence(qmp).await;
         let at = |question: &str, key: &str| answers.get(question).and_then(|a| a.get(key)).cloned();
         let text = |value: Option<Value>| value.and_then(|v| v.as_str().map(ToOwned::to_owned));
         let id = text(at("query-uuid", "UUID")).filter(|id| id != "00000000-0000-0000-0000-000000000000");
@@ -140,6 +144,7 @@ impl Survey {
             version: qmp.version(),
             package: qmp.package().to_owned(),
             machine,
+            agent,
             place: None,
             elsewhere: false,
             of_the_way: Vec::new(),
@@ -215,6 +220,7 @@ impl Survey {
         let mut details = self.answers.clone();
         details.insert("memory-map".to_owned(), map);
         details.insert("machine".to_owned(), json!(self.machine));
+        details.insert("guest-agent".to_owned(), json!(self.agent));
         Facts {
             name: self.name.clone(),
             id: self.uuid(),

@@ -139,9 +139,9 @@ impl Kallsyms {
 }
 
 /// Names are ASCII: what else is there, is damage.
-fn ascii(mut bytes: Vec<u8>) -> String {
-    for byte in bytes.iter_mut().filter(|byte| !byte.is_ascii()) {
-        *byte = b'?';
-    }
-    String::from_utf8(bytes).unwrap_or_default()
+fn ascii(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| {
+        let bytes = error.into_bytes().into_iter();
+        bytes.map(|byte| if byte.is_ascii() { char::from(byte) } else { '?' }).collect()
+    })
 }

@@ -119,27 +119,28 @@ impl<'a> Tables<'a> {
     /// Every name, one behind the other and each with its letter in front; `take` gets the letter and where the name ends. None if one
     /// is cut short, or longer than any is.
     pub(super) fn names(&self, mut take: impl FnMut(u8, usize)) -> Option<Vec<u8>> {
-        let short: Vec<[u8; SHORT]> = self.tokens.iter().map(|token| short(token)).collect();
+        let table: Vec<Token<'_>> = self.tokens.iter().map(|text| Token::of(text)).collect();
         // Room that is not used costs nothing.
-        let (mut all, mut end, mut at) = (vec![0; self.count.saturating_mul(ROOM) + LONGEST], 0_usize, self.names);
+        let (mut all, mut end, mut at) = (vec![0; self.count.saturating_mul(ROOM)], 0_usize, self.names);
         for _ in 0..self.count {
             let (len, begin) = self.name(at)?;
             at = begin.checked_add(len)?;
-            let first = end;
-            for &token in self.window.get(begin..at)? {
-                let text = self.tokens.get(usize::from(token)).copied().unwrap_or_default();
-                if all.len() - end < LONGEST {
-                    all.resize(all.len() * 2, 0);
-                }
+            let tokens = self.window.get(begin..at)?;
+            let (first, room) = (end, tokens.len() * LONGEST);
+            if all.len() - end < room {
+                all.resize(all.len() * 2 + room, 0);
+            }
+            for token in tokens.iter().filter_map(|&token| table.get(usize::from(token))) {
                 // Nearly all are short: a copy whose length is known beforehand costs a tenth of one that is not.
-                match (all.get_mut(end..end + SHORT), short.get(usize::from(token))) {
-                    (Some(room), Some(bytes)) if text.len() <= SHORT => room.copy_from_slice(bytes),
-                    _ => all.get_mut(end..end + text.len())?.copy_from_slice(text),
+                if token.text.len() <= SHORT {
+                    all.get_mut(end..end + SHORT)?.copy_from_slice(&token.short);
+                } else {
+                    all.get_mut(end..end + token.text.len())?.copy_from_slice(token.text);
                 }
-                end += text.len();
-                if end - first > LONGEST_NAME || end > MOST_BYTES {
-                    return None;
-                }
+                end += token.text.len();
+            }
+            if end - first > LONGEST_NAME || end > MOST_BYTES {
+                return None;
             }
             let kind = all.get(first).filter(|_| end > first)?;
             take(*kind, end);
@@ -185,13 +186,20 @@ impl<'a> Tables<'a> {
     }
 }
 
-/// The token, and nothing behind it.
-fn short(token: &[u8]) -> [u8; SHORT] {
-    let mut bytes = [0; SHORT];
-    for (byte, of) in bytes.iter_mut().zip(token) {
-        *byte = *of;
+/// A token, and its first bytes with nothing behind them.
+struct Token<'a> {
+    text: &'a [u8],
+    short: [u8; SHORT],
+}
+
+impl<'a> Token<'a> {
+    fn of(text: &'a [u8]) -> Self {
+        let mut short = [0; SHORT];
+        for (byte, of) in short.iter_mut().zip(text) {
+            *byte = *of;
+        }
+        Self { text, short }
     }
-    bytes
 }
 
 fn percpu(base: u64, word: i32) -> u64 {
