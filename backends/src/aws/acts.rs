@@ -75,10 +75,10 @@ impl Acts {
         problems: &mut Vec<String>,
     ) -> Option<Copies> {
         if let Some(share) = self.other(vault.as_ref()) {
-            share.all(api, made, left, problems).await;
+            share.all(api, made, true, left, problems).await;
         }
         let vault = vault?;
-        let shared = vault.share().all(api, made, left, problems).await;
+        let shared = vault.share().all(api, made, false, left, problems).await;
         (!shared.is_empty()).then(|| Copies::new(vault, shared))
     }
 }

@@ -58,9 +58,7 @@ impl Copies {
             }
         }
         let (open, account) = (self.open.len(), &self.vault.account);
-        (open > 0).then(|| {
-            format!("waiting for {open} copies in account {account} to be complete; they go on in AWS by themselves")
-        })
+        (open > 0).then(|| format!("waiting for {open} copies to account {account}, which go on in AWS by themselves"))
     }
 
     /// Says what was not waited for.

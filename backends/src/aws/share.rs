@@ -35,11 +35,12 @@ impl Share {
         format!("after the capture: ec2 ModifySnapshotAttribute, each of them may be copied by account {}", self.0)
     }
 
-    /// Shares all of them. Answers those that are; what is said of them goes into `left`.
+    /// Shares all of them. Answers those that are; what is said of them goes into `left`, and `by_hand` also how to copy them.
     pub(super) async fn all(
         &self,
         api: &Api,
         made: &[Snapshot],
+        by_hand: bool,
         left: &mut Vec<String>,
         problems: &mut Vec<String>,
     ) -> Vec<Snapshot> {
@@ -54,7 +55,7 @@ impl Share {
             ];
             match api.ec2("share the snapshot", "ModifySnapshotAttribute", &params, false).await {
                 Ok(_) => {
-                    left.push(self.left(id, &api.region));
+                    left.push(self.left(id, &api.region, by_hand));
                     shared.push(snapshot.clone());
                 }
                 Err(refused) => problems.push(format!("{id} is not shared with {}: {}", self.0, refused.error)),
@@ -63,10 +64,14 @@ impl Share {
         shared
     }
 
-    fn left(&self, id: &str, region: &str) -> String {
+    fn left(&self, id: &str, region: &str, by_hand: bool) -> String {
         let account = &self.0;
+        let command = format!(
+            ", there: aws ec2 copy-snapshot --source-region {region} --source-snapshot-id {id} --encrypted --kms-key-id KEY"
+        );
+        let command = if by_hand { command.as_str() } else { "" };
         format!(
-            "{id} may be copied by {account}, there: aws ec2 copy-snapshot --source-region {region} --source-snapshot-id {id} --encrypted --kms-key-id KEY; to end it here: aws ec2 modify-snapshot-attribute --region {region} --snapshot-id {id} --attribute createVolumePermission --operation-type remove --user-ids {account}"
+            "{id} may be copied by {account}{command}; to end it here: aws ec2 modify-snapshot-attribute --region {region} --snapshot-id {id} --attribute createVolumePermission --operation-type remove --user-ids {account}"
         )
     }
 }
