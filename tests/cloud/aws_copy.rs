@@ -109,6 +109,8 @@ fn what_cannot_be_copied_is_refused_before_anything_is_done() {
     refused(&key(KEYS[0]), "the key is PendingDeletion");
     account.fault(&json!({ "deny": ["CopySnapshot"] }));
     refused(&TO, "ec2:CopySnapshot");
+    account.fault(&json!({ "deny": ["DescribeSnapshots"] }));
+    refused(&TO, "UnauthorizedOperation");
     account.fault(&json!({}));
     // The key of the volume: AWS's own, one that the other account may not use, one that nobody may look at.
     account.encrypt("/dev/sda1", 2);

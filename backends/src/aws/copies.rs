@@ -74,7 +74,7 @@ impl Copies {
                 }
                 None => finished
                     .problems
-                    .push(format!("{source} is not copied to account {account}: the run was ended before")),
+                    .push(format!("{source} is not known to be copied to account {account}: the run was ended before")),
             }
         }
     }

@@ -158,15 +158,22 @@ impl Vault {
         kms::enabled(key, &found)
     }
 
+    /// To copy, to tag what is made, and to look at it.
     async fn check_permission(&self) -> Result<(), BackendError> {
-        let params =
-            [param("SourceRegion", &*self.near.region), param("SourceSnapshotId", NOBODYS), param("DryRun", "true")];
+        self.copies(&[NOBODYS]).await?;
+        let mut params = vec![
+            param("SourceRegion", &*self.near.region),
+            param("SourceSnapshotId", NOBODYS),
+            param("DryRun", "true"),
+        ];
+        params.extend(tag_params(&[(OF_TAG, NOBODYS.to_owned())]));
         let refused = self.api.ec2("try whether snapshots can be copied", "CopySnapshot", &params, false).await.err();
         match refused {
-            Some(refused)
-                if matches!(refused.code.as_str(), "UnauthorizedOperation" | "AccessDenied" | "AuthFailure") =>
-            {
-                Err(refused.error.advise(format!("give the user of profile {} ec2:CopySnapshot", self.profile)))
+            Some(refused) if matches!(refused.code.as_str(), "UnauthorizedOperation" | "AccessDenied") => {
+                let profile = &self.profile;
+                Err(refused
+                    .error
+                    .advise(format!("let the user of profile {profile} have ec2:CopySnapshot and ec2:CreateTags")))
             }
             _ => Ok(()),
         }
