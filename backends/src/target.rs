@@ -77,6 +77,12 @@ pub trait Target: Send {
     async fn begin(&mut self, journal: &mut dyn Journal) -> Result<Vec<Capture>, BackendError>;
     /// Takes away what `prepare` and `begin` made, whatever happened, and puts the run state back; says what stays.
     async fn finish(&mut self, journal: &mut dyn Journal) -> Result<Finished, BackendError>;
+    /// Looks after what `finish` has set going and nobody reads, as copies in another account, and adds to `finished` what came of
+    /// it. Asked again and again until it answers none; else it says what is waited for. The `last` time nothing is waited for any
+    /// more, and it says what has not ended.
+    async fn settled(&mut self, _journal: &mut dyn Journal, _finished: &mut Finished, _last: bool) -> Option<String> {
+        None
+    }
     /// Undoes, last first, what a killed run had begun. Answers what it did, a line each; what is already gone is fine.
     async fn recover(&mut self, undo: &[Undo]) -> Result<Vec<String>, BackendError>;
     /// Stopping and resuming, where the target can.

@@ -37,6 +37,8 @@ use streams::{Captured, Streams};
 
 /// How long a thaw may take before the pieces that wait are taken all the same.
 const THAW_ALONE: Duration = Duration::from_millis(50);
+/// How long to wait before it is asked again whether what goes on elsewhere has ended: at first, and at most.
+const SETTLE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
 /// What came of a capture.
 #[derive(Debug)]
@@ -163,8 +165,9 @@ async fn run_it(
             return Err(tidy_after(error, opened.target.as_mut(), journal, progress).await);
         }
     };
-    let finished = opened.target.finish(journal).await.unwrap_or_else(|error| unfinished(&error));
+    let mut finished = opened.target.finish(journal).await.unwrap_or_else(|error| unfinished(&error));
     progress.note(&record::pause_line(&finished));
+    settle(opened.target.as_mut(), journal, &mut finished, progress, stop).await;
     let mut items = Vec::new();
     for (captured, opening) in captured.into_iter().zip(drafts) {
         let ingested = captured.ingested.await;
@@ -172,6 +175,25 @@ async fn run_it(
         items.push(seal(&about, &captured.about, &opening, ingested, wire, progress));
     }
     Ok(Acquired { items, finished, facts: opened.facts, run: run.run.clone() })
+}
+
+/// Waits for what goes on elsewhere by itself, until it has ended or the run is to.
+async fn settle(
+    target: &mut dyn Target,
+    journal: &mut RunJournal,
+    finished: &mut Finished,
+    progress: &Arc<dyn Progress>,
+    stop: &Stop,
+) {
+    let (mut wait, mut said) = (SETTLE.0, String::new());
+    while let Some(open) = target.settled(journal, finished, stop.said()).await {
+        if open != said {
+            progress.note(&open);
+            said = open;
+        }
+        tokio::select! { () = stop.wait() => {}, () = tokio::time::sleep(wait) => {} }
+        wait = (wait * 2).min(SETTLE.1);
+    }
 }
 
 /// What is to be assumed when the hypervisor's side cannot be put right: the worst.

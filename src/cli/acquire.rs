@@ -83,6 +83,15 @@ pub(super) struct Args {
     /// After the capture, let this account, one for evidence, copy the snapshots
     #[arg(long, value_name = "ACCOUNT", help_heading = "In a cloud")]
     share: Option<String>,
+    /// After the capture, copy the snapshots to the account of this profile of the AWS tools, one for evidence, and wait for it
+    #[arg(long, value_name = "PROFILE", help_heading = "In a cloud")]
+    copy_to: Option<String>,
+    /// The region that the copies go to, if not that of the snapshots
+    #[arg(long, value_name = "REGION", requires = "copy_to", help_heading = "In a cloud")]
+    copy_region: Option<String>,
+    /// The key of that account that the copies are encrypted with
+    #[arg(long, value_name = "ARN", requires = "copy_to", help_heading = "In a cloud")]
+    copy_key: Option<String>,
     /// After the capture, give the VM this security group, one without rules, instead of its own
     #[arg(long, value_name = "GROUP", help_heading = "In a cloud")]
     isolate: Option<String>,
@@ -274,9 +283,10 @@ fn options(args: &Args) -> BTreeMap<String, String> {
     let given = |flag: bool| flag.then(String::new);
     let (kept, quiet, removed) = (given(args.keep_snapshot), given(args.quiesce), given(args.remove_export));
     let (lock, share, isolate, bucket) = (&args.lock, &args.share, &args.isolate, &args.bucket);
-    let named = [("lock", lock), ("share", share), ("isolate", isolate), ("bucket", bucket)];
+    let copy = [("copy-to", &args.copy_to), ("copy-region", &args.copy_region), ("copy-key", &args.copy_key)];
+    let named = [("lock", lock), ("share", share), ("isolate", isolate), ("bucket", bucket)].into_iter().chain(copy);
     let flags = [("keep-snapshot", &kept), ("quiesce", &quiet), ("remove-export", &removed)];
-    named.into_iter().chain(flags).filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))).collect()
+    named.chain(flags).filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))).collect()
 }
 
 /// The first signal ends the run in order; further ones change nothing, since an end without order may leave the guest

@@ -17,7 +17,15 @@ const PACKAGES: &[&str] = &["moto[ec2,sts]==5.2.5", "flask==3.1.3", "flask-cors=
 pub(crate) const KEY_ID: &str = "AKIDIMPOUNDTEST";
 pub(crate) const SECRET: &str = "hunter2/hunter2+hunter2/hunter2/hunter2x";
 /// What stands in every token that the server gives, encoded as it is there.
-const TOKENS: &[&str] = &["c2Vrcml0", "sekrit-"];
+const TOKENS: &[&str] = &["c2Vrcml0", "sekrit-", "X-Amz-Signature"];
+/// The account for evidence, as the server has it.
+pub(crate) const EVIDENCE: &str = "210987654321";
+/// A key of either account's own, and the one that AWS keeps.
+pub(crate) const KEYS: [&str; 3] = [
+    "arn:aws:kms:eu-west-1:123456789012:key/0a0a0a0a-suspect",
+    "arn:aws:kms:eu-central-1:210987654321:key/0b0b0b0b-evidence",
+    "arn:aws:kms:eu-west-1:123456789012:key/0c0c0c0c-of-aws",
+];
 /// Length of a block of EBS.
 pub(crate) const BLOCK: u64 = 512 << 10;
 
@@ -59,6 +67,40 @@ impl Account {
             servers,
             secrets: TOKENS.iter().map(|token| (*token).to_owned()).chain([SECRET.to_owned()]).collect(),
         }
+    }
+
+    /// One with a profile of the account for evidence (`evidence`), one of its own (`own`), and [`KEYS`], which these accounts may use.
+    pub(crate) fn with_evidence(disks: &[PathBuf]) -> Self {
+        let account = Self::start(disks);
+        let aws = account.folder.path().join(".aws");
+        fs::create_dir(&aws).unwrap();
+        let role = format!("arn:aws:iam::{EVIDENCE}:role/keeper");
+        let config = format!("[profile evidence]\nrole_arn = {role}\nsource_profile = own\n");
+        fs::write(aws.join("config"), config).unwrap();
+        let keys = format!("[own]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = {SECRET}\n");
+        fs::write(aws.join("credentials"), keys).unwrap();
+        let own = account.text("account");
+        account.key(0, "CUSTOMER", &[&own, EVIDENCE], "Enabled");
+        account.key(1, "CUSTOMER", &[EVIDENCE], "Enabled");
+        account.key(2, "AWS", &[&own], "Enabled");
+        account
+    }
+
+    /// One of [`KEYS`] is like this from now on.
+    pub(crate) fn key(&self, key: usize, manager: &str, accounts: &[&str], state: &str) {
+        let about = serde_json::json!({ "manager": manager, "accounts": accounts, "state": state });
+        self.control(&serde_json::json!({ "keys": { KEYS[key]: about } }));
+    }
+
+    /// The volume of this device is encrypted with one of [`KEYS`].
+    pub(crate) fn encrypt(&self, device: &str, key: usize) {
+        let volume = self.volumes[device].as_str().unwrap();
+        self.control(&serde_json::json!({ "encrypt": { volume: KEYS[key] } }));
+    }
+
+    /// How often a copy was asked for.
+    pub(crate) fn copies_asked(&self) -> usize {
+        self.log().iter().filter(|line| *line == "CopySnapshot").count()
     }
 
     pub(crate) fn target(&self) -> String {

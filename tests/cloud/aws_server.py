@@ -3,23 +3,26 @@
 Real: EC2 and STS are moto's; the signature of every request is checked by botocore, which computes it anew.
 Ours, after Amazon's documents: EBS direct (moto's has blocks of 512 bytes, no pages and no tokens that run out), which gives the
 blocks of the image behind the volume of a snapshot that moto made; LockSnapshot, GetConsoleScreenshot and snapshots that are
-pending for a while, which moto lacks; refusals, throttling and every fault that /control asks for.
+pending for a while, which moto lacks; keys of KMS, with who keeps them and who may use them; refusals, throttling and every fault that
+/control asks for. CopySnapshot is moto's inside an account; across accounts the server looks whether the snapshot is shared
+and whether the address in PresignedUrl is signed as botocore signs it.
 
 Prints one line of JSON when it serves, and ends when its stdin is closed.
 """
 
 import base64
 import hashlib
+import io
 import itertools
 import json
 import os
 import sys
 import threading
 import time
-from urllib.parse import parse_qs, parse_qsl, unquote
+from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 import boto3
-from botocore.auth import SigV4Auth
+from botocore.auth import SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from moto.ec2.models import ec2_backends
@@ -28,6 +31,7 @@ from moto.sts.models import sts_backends
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 ACCOUNT, REGION, BLOCK = "123456789012", "eu-west-1", 512 << 10
+EVIDENCE = "210987654321"
 KEYS = {os.environ["TEST_KEY_ID"]: os.environ["TEST_SECRET"]}
 SCREEN = b"\xff\xd8\xff\xe0 what the screen shows"
 CONSOLE = b"Linux version 6.1.0 (planted on the console)\n"
@@ -35,6 +39,8 @@ CONSOLE = b"Linux version 6.1.0 (planted on the console)\n"
 lock = threading.Lock()
 moto = DomainDispatcherApplication(create_backend_app)
 images, taken = {}, {}
+# Keys by ARN: who keeps them, which accounts may use them, and how they are. Copies by id.
+keys, copies = {}, {}
 counter = itertools.count(1)
 state = {"log": [], "locks": {}, "pending": 0, "issued": 0, "gets": 0, "running": 0, "most": 0, "held": 0}
 fault = {}
@@ -82,18 +88,24 @@ class Image:
 def secret_of(key):
     if key in KEYS:
         return KEYS[key]
-    for role in sts_backends[ACCOUNT]["aws"].assumed_roles:
-        if role.access_key_id == key:
-            return role.secret_access_key
+    for account in (ACCOUNT, EVIDENCE):
+        for role in sts_backends[account]["aws"].assumed_roles:
+            if role.access_key_id == key:
+                return role.secret_access_key
     raise Refuse(403, "InvalidClientTokenId")
 
 
+def account_of(key):
+    roles = sts_backends[EVIDENCE]["aws"].assumed_roles
+    return EVIDENCE if any(role.access_key_id == key for role in roles) else ACCOUNT
+
+
 def check_signature(environ, body):
-    """botocore signs the same request; both must come to the same."""
+    """botocore signs the same request; both must come to the same. Answers whose it is, and in which region."""
     given = environ.get("HTTP_AUTHORIZATION", "")
     if not given:
         if b"AssumeRoleWithWebIdentity" in body:
-            return
+            return ACCOUNT, REGION
         raise Refuse(403, "MissingAuthenticationToken")
     parts = dict(part.strip().split("=", 1) for part in given.split(" ", 1)[1].split(","))
     key, _, region, service, _ = parts["Credential"].split("/")
@@ -113,6 +125,85 @@ def check_signature(environ, body):
     if fault.get("expired_keys", 0) > 0:
         fault["expired_keys"] -= 1
         raise Refuse(400, "RequestExpired" if service == "ec2" else "ExpiredTokenException")
+    return account_of(key), region
+
+
+def check_address(url, account, asked):
+    """The address that goes with a copy: the same call in the region of the source, by the same caller."""
+    query = dict(parse_qsl(urlsplit(url).query))
+    given = query["X-Amz-Signature"]
+    key, _, region, service, _ = query["X-Amz-Credential"].split("/")
+    wrong = [name for name, want in asked.items() if query.get(name) != want]
+    if wrong or (account_of(key), region, service) != (account, asked["SourceRegion"], "ec2"):
+        raise Refuse(400, "InvalidPresignedUrl", f"it is for another call: {wrong} {region} {service}")
+    request = AWSRequest(method="GET", url=url.replace(f"&X-Amz-Signature={given}", ""))
+    request.context["timestamp"] = query["X-Amz-Date"]
+    auth = SigV4QueryAuth(Credentials(key, secret_of(key), query.get("X-Amz-Security-Token")), service, region)
+    want = auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request)
+    if want != given:
+        raise Refuse(400, "InvalidPresignedUrl", "botocore comes to another signature")
+
+
+def describe_key(account, body):
+    arn = json.loads(body)["KeyId"]
+    key = keys.get(arn)
+    if key is None:
+        raise Refuse(400, "NotFoundException", f"Key '{arn}' does not exist")
+    if account not in key["accounts"]:
+        raise Refuse(400, "AccessDeniedException", "not authorized to perform: kms:DescribeKey")
+    about = {"Arn": arn, "KeyId": arn.rsplit("/", 1)[1], "KeyManager": key["manager"], "KeyState": key["state"]}
+    answer = json.dumps({"KeyMetadata": about}).encode()
+    return 200, {"content-type": "application/x-amz-json-1.1"}, answer
+
+
+def copy_snapshot(form, account, region, ask_moto):
+    """moto copies inside an account, and has all done at once."""
+    for name, code in (("throttled", "RequestLimitExceeded"), ("limited", "ResourceLimitExceeded")):
+        if fault.get(name, 0) > 0:
+            fault[name] -= 1
+            raise Refuse(503 if name == "throttled" else 400, code)
+    id, source = form["SourceSnapshotId"], form["SourceRegion"]
+    asked = {n: form[n] for n in ("Action", "Version", "SourceRegion", "SourceSnapshotId", "DestinationRegion")}
+    assert asked["DestinationRegion"] == region
+    check_address(form["PresignedUrl"], account, asked)
+    snapshot = ec2_backends[ACCOUNT][source].snapshots.get(id)
+    if snapshot is None or account not in snapshot.create_volume_permission_userids:
+        raise Refuse(400, "InvalidSnapshot.NotFound", f"The snapshot '{id}' does not exist.")
+    assert snapshot.status == "completed", "only what is complete can be copied"
+    borrowed, own = ec2_backends[account][source].snapshots, ec2_backends[account][region].snapshots
+    borrowed[id] = snapshot
+    before = set(own)
+    data = b"".join(ask_moto())
+    (new,) = set(own) - before - {id}
+    del borrowed[id]
+    made = own[new]
+    made.encrypted = made.encrypted or form.get("Encrypted") == "true"
+    if fault.get("plain"):
+        made.encrypted = False
+    made.status = "pending"
+    copies[new] = {"of": id, "looks": fault.get("copying", 0), "region": region, "account": account, "snapshot": made}
+    if fault.get("lost", 0) > 0:
+        fault["lost"] -= 1
+        raise Refuse(500, "InternalError", "the answer is lost")
+    return 200, {"content-type": "text/xml"}, data
+
+
+def age_copies(account):
+    """Each look brings a copy nearer to its end."""
+    for copy in copies.values():
+        if copy["account"] == account and copy["snapshot"].status == "pending":
+            copy["looks"] -= 1
+            if copy["looks"] < 0 or fault.get("all_end"):
+                copy["snapshot"].status = "error" if fault.get("copy_error") else "completed"
+                copy["snapshot"].state_message = fault.get("copy_error")
+
+
+def told_of(copy):
+    made = copy["snapshot"]
+    tags = {tag["key"]: tag["value"] for tag in made.get_tags()}
+    told = {name: copy[name] for name in ("of", "region", "account")}
+    about = {"tags": tags, "status": made.status, "encrypted": made.encrypted, "key": made.kms_key_id}
+    return told | about | {"description": made.description}
 
 
 def written(snapshot):
@@ -287,10 +378,11 @@ def before_moto(form, kind):
 
 
 def after_moto(form):
-    # A snapshot holds what the volume held when it was made.
+    # A snapshot holds what the volume held when it was made, under the same key.
     for snapshot in backend().snapshots.values():
-        if snapshot.volume.id in images:
+        if snapshot.volume.id in images and snapshot.id not in copies:
             taken.setdefault(snapshot.id, images[snapshot.volume.id])
+            snapshot.encrypted, snapshot.kms_key_id = snapshot.volume.encrypted, snapshot.volume.kms_key_id
     if form.get("Action") == "CreateSnapshots" and fault.get("pending"):
         state["pending"] = fault["pending"]
         for id in taken:
@@ -314,6 +406,9 @@ def control(environ, body):
         state.update(gets=0, most=0, held=0)
     if "volume" in asked:
         images[asked["volume"]] = Image(asked["path"])
+    keys.update(asked.get("keys", {}))
+    for volume, arn in asked.get("encrypt", {}).items():
+        backend().volumes[volume].encrypted, backend().volumes[volume].kms_key_id = True, arn
     if asked.get("release"):
         release.set()
     told = {name: state[name] for name in ("log", "locks", "gets", "most", "held")}
@@ -321,6 +416,8 @@ def control(environ, body):
     snapshots = [backend().snapshots[id] for id in taken]
     told["snapshots"] = {s.id: {t["key"]: t["value"] for t in s.get_tags()} for s in snapshots}
     told["shared"] = {s.id: sorted(s.create_volume_permission_userids) for s in snapshots}
+    told["copies"] = {id: told_of(copy) for id, copy in copies.items()}
+    told["descriptions"] = {s.id: s.description for s in snapshots}
     told["groups"] = [g.id for i in backend().all_instances() for g in i.security_groups]
     return 200, {"content-type": "application/json"}, json.dumps(told).encode()
 
@@ -340,15 +437,22 @@ def serve(environ, start_response):
         else:
             with lock:
                 what = f"{environ['REQUEST_METHOD']} {path}" if is_ebs else form.get("Action", path)
-                state["log"].append(what)
-            check_signature(environ, body)
+                is_copy = what == "CopySnapshot" and form.get("DryRun") != "true"
+                state["log"].append(what if is_copy or what != "CopySnapshot" else "may CopySnapshot")
+            account, region = check_signature(environ, body)
             kind = injected(path)
-            answer = ebs(environ, kind) if is_ebs else before_moto(form, kind)
+            if environ.get("HTTP_X_AMZ_TARGET") == "TrentService.DescribeKey":
+                answer = describe_key(account, body)
+            else:
+                answer = ebs(environ, kind) if is_ebs else before_moto(form, kind)
+            if form.get("Action") == "DescribeSnapshots":
+                age_copies(account)
+            if answer is None and is_copy:
+                environ["wsgi.input"] = io.BytesIO(body)
+                answer = copy_snapshot(form, account, region, lambda: moto(environ, lambda *_: None))
     except Refuse as refuse:
-        answer = refusal(refuse, is_ebs)
+        answer = refusal(refuse, is_ebs or "HTTP_X_AMZ_TARGET" in environ)
     if answer is None:
-        import io
-
         environ["wsgi.input"] = io.BytesIO(body)
         result = moto(environ, start_response)
         after_moto(form)
@@ -398,7 +502,7 @@ def main():
     if rules:
         ec2.revoke_security_group_egress(GroupId=group, IpPermissions=rules)
     state["log"].clear()
-    told = {"port": port, "instance": instance, "volumes": volumes, "group": group, "account": ACCOUNT}
+    told = {"port": port, "instance": instance, "volumes": volumes, "group": group, "account": ACCOUNT, "evidence": EVIDENCE}
     print(json.dumps(told), flush=True)
     sys.stdin.read()
 

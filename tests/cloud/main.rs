@@ -10,6 +10,7 @@
 
 mod aws;
 mod aws_breaks;
+mod aws_copy;
 mod aws_kit;
 mod azure;
 mod azure_breaks;

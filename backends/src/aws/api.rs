@@ -7,11 +7,11 @@ use serde_json::Value;
 use super::credentials::Credentials;
 use super::ebs::BLOCK;
 use super::settings::Settings;
-use super::sign::Signer;
+use super::sign::{self, Signer};
 pub(super) use crate::cloud::Refused;
 use crate::wire::http::xml::Element;
 use crate::wire::http::{Answer, Call, Gate, Http, Method, Request, Rules, Text, Verdict};
-use crate::{Access, BackendError};
+use crate::{Access, BackendError, Secret};
 
 /// The version of EC2's API that is spoken.
 const EC2_VERSION: &str = "2016-11-15";
@@ -24,6 +24,7 @@ pub(super) struct Api {
     ec2: Service,
     ebs: Service,
     sts: Service,
+    kms: Service,
     pub(super) region: String,
     pub(super) credentials: Arc<Credentials>,
     pub(super) gate: Gate,
@@ -46,21 +47,30 @@ impl Api {
         let http = Http::new(Arc::clone(&access.wire), Rules::default(), &roots)?.at_most(access.rate);
         let origin = |service: &str| settings.endpoint(service).unwrap_or_else(|| own_address(service, region));
         let credentials = Credentials::new(settings, http.clone(), origin("sts"), region, &access.wire)?;
-        let credentials = Arc::new(credentials);
+        Ok(Self::with(region, settings, http, &Arc::new(credentials), gate(access.rate)))
+    }
+
+    /// The same caller in another region.
+    pub(super) fn in_region(&self, region: &str, settings: &Settings) -> Self {
+        Self::with(region, settings, self.http.clone(), &self.credentials, gate(None))
+    }
+
+    fn with(region: &str, settings: &Settings, http: Http, credentials: &Arc<Credentials>, gate: Gate) -> Self {
         let service = |service: &'static str| Service {
-            origin: origin(service),
-            signer: Signer { credentials: Arc::clone(&credentials), region: region.to_owned(), service },
+            origin: settings.endpoint(service).unwrap_or_else(|| own_address(service, region)),
+            signer: Signer { credentials: Arc::clone(credentials), region: region.to_owned(), service },
         };
-        let (ec2, ebs, sts) = (service("ec2"), service("ebs"), service("sts"));
-        Ok(Self { http, ec2, ebs, sts, region: region.to_owned(), credentials, gate: gate(access.rate) })
+        let (ec2, ebs, sts, kms) = (service("ec2"), service("ebs"), service("sts"), service("kms"));
+        let (region, credentials) = (region.to_owned(), Arc::clone(credentials));
+        Self { http, ec2, ebs, sts, kms, region, credentials, gate }
     }
 
     /// An action of EC2. `params` are `Name`, `value`; `once` if it must not happen twice.
-    pub(super) async fn ec2(
+    pub(super) async fn ec2<T: Clone + Into<Text>>(
         &self,
         purpose: &'static str,
         action: &str,
-        params: &[(String, String)],
+        params: &[(String, T)],
         once: bool,
     ) -> Result<Element, Refused> {
         self.query(&self.ec2, EC2_VERSION, purpose, action, params, once).await
@@ -68,16 +78,36 @@ impl Api {
 
     /// An action of STS.
     pub(super) async fn sts(&self, purpose: &'static str, action: &str) -> Result<Element, Refused> {
-        self.query(&self.sts, "2011-06-15", purpose, action, &[], false).await
+        self.query::<String>(&self.sts, "2011-06-15", purpose, action, &[], false).await
     }
 
-    async fn query(
+    /// An action of KMS, in JSON.
+    pub(super) async fn kms(&self, purpose: &'static str, action: &str, asked: &Value) -> Result<Value, Refused> {
+        let request = Request::new(purpose, Method::Post, &self.kms.origin, "/")
+            .header("x-amz-target", format!("TrentService.{action}"))
+            .body("application/x-amz-json-1.1", asked.to_string());
+        let call = Call { judge: &judge, ..Call::new(request.clone(), &self.kms.signer) };
+        let answer = good(&request, self.http.send(call).await?)?;
+        serde_json::from_slice(&answer.body)
+            .map_err(|why| BackendError::corrupt(purpose, request.place(), "the answer", "JSON", why).into())
+    }
+
+    /// An action of EC2 as an address, which stands for the one who signs it.
+    pub(super) async fn ec2_address(&self, action: &str, params: &[(String, String)]) -> Result<Secret, BackendError> {
+        let keys = self.credentials.keys().await?;
+        let request = Request::new("sign an address", Method::Get, &self.ec2.origin, "/");
+        let request = request.query("Action", action).query("Version", EC2_VERSION);
+        let request = params.iter().fold(request, |request, (name, value)| request.query(name, value.as_str()));
+        Ok(sign::address(request, &keys, &self.region, "ec2"))
+    }
+
+    async fn query<T: Clone + Into<Text>>(
         &self,
         service: &Service,
         version: &str,
         purpose: &'static str,
         action: &str,
-        params: &[(String, String)],
+        params: &[(String, T)],
         once: bool,
     ) -> Result<Element, Refused> {
         let mut form: Vec<(String, Text)> =
@@ -85,11 +115,7 @@ impl Api {
         form.extend(params.iter().map(|(name, value)| (name.clone(), value.clone().into())));
         let request = Request::new(purpose, Method::Post, &service.origin, "/").form(&form);
         let call = Call { judge: &judge, once, ..Call::new(request.clone(), &service.signer) };
-        let answer = self.http.send(call).await?;
-        if !answer.is_good() {
-            let (code, message) = said(&answer);
-            return Err(Refused { error: Box::new(refusal(&answer, &request, &code, &message)), code });
-        }
+        let answer = good(&request, self.http.send(call).await?)?;
         Element::parse(&answer.body).map_err(|why| {
             BackendError::corrupt(purpose, request.place(), "the answer", "XML of the documented form", why).into()
         })
@@ -112,13 +138,17 @@ impl Api {
             other => other,
         };
         let call = Call { judge: &judge, gate: Some(&self.gate), ..Call::new(request.clone(), &self.ebs.signer) };
-        let answer = self.http.send(call).await?;
-        if answer.is_good() {
-            return Ok(answer);
-        }
-        let (code, message) = said(&answer);
-        Err(Refused { error: Box::new(refusal(&answer, &request, &code, &message)), code })
+        good(&request, self.http.send(call).await?)
     }
+}
+
+/// An answer that is no refusal.
+fn good(request: &Request, answer: Answer) -> Result<Answer, Refused> {
+    if answer.is_good() {
+        return Ok(answer);
+    }
+    let (code, message) = said(&answer);
+    Err(Refused { error: Box::new(refusal(&answer, request, &code, &message)), code })
 }
 
 /// As many blocks at once as come within a second at this rate, so that none takes longer than an answer may.

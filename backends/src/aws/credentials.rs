@@ -128,6 +128,12 @@ fn fetch<'a>(
 }
 
 fn choose(settings: &Settings) -> Result<Source, BackendError> {
+    if settings.chosen {
+        let found = of_profile(settings, &settings.profile, &mut Vec::new())?;
+        let none =
+            || BackendError::caller("find credentials", format!("profile {}", settings.profile), "it has no keys");
+        return found.ok_or_else(none);
+    }
     let session = || settings.var("AWS_ROLE_SESSION_NAME").unwrap_or("impound").to_owned();
     if let (Some(id), Some(secret)) = (settings.var("AWS_ACCESS_KEY_ID"), settings.var("AWS_SECRET_ACCESS_KEY")) {
         let token = settings.var("AWS_SESSION_TOKEN");
@@ -253,7 +259,7 @@ pub(super) fn from_json(document: &[u8], from: &str) -> Result<Keys, BackendErro
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::tests::settings;
+    use super::super::settings::tests::{settings, settings_of};
     use super::*;
 
     fn chosen(vars: &[(&str, &str)]) -> Result<Source, BackendError> {
@@ -264,7 +270,7 @@ mod tests {
     fn the_chain_is_in_the_order_of_the_aws_tools() {
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir(home.path().join(".aws")).unwrap();
-        let config = "[profile role]\nrole_arn=arn:r\nsource_profile=keys\nexternal_id=e\n[profile self]\nrole_arn=arn:s\nsource_profile=self\naws_access_key_id=B\naws_secret_access_key=hunter3\n[profile a]\nrole_arn=x\nsource_profile=b\n[profile b]\nrole_arn=y\nsource_profile=a\n[profile sso]\nsso_session=z\n[profile process]\ncredential_process=/bin/x\n";
+        let config = "[profile role]\nrole_arn=arn:r\nsource_profile=keys\nexternal_id=e\n[profile self]\nrole_arn=arn:s\nsource_profile=self\naws_access_key_id=B\naws_secret_access_key=hunter3\n[profile a]\nrole_arn=x\nsource_profile=b\n[profile b]\nrole_arn=y\nsource_profile=a\n[profile sso]\nsso_session=z\n[profile process]\ncredential_process=/bin/x\n[profile empty]\nregion=x\n";
         std::fs::write(home.path().join(".aws/config"), config).unwrap();
         std::fs::write(
             home.path().join(".aws/credentials"),
@@ -280,6 +286,11 @@ mod tests {
             matches!(profile("self"), Ok(Source::Role { with, .. }) if matches!(&*with, Source::Fixed(keys) if keys.id == "B"))
         );
         assert!(matches!(profile("process"), Ok(Source::Process(_))));
+        // A profile that is named for one purpose goes before everything else, and without keys it is not replaced by others.
+        let named = |name| choose(&settings_of(&all, Some(name)).unwrap());
+        assert!(matches!(named("role"), Ok(Source::Role { .. })));
+        assert!(named("empty").unwrap_err().to_string().contains("no keys"));
+        assert!(settings_of(&all, Some("nobodys")).is_err());
         let role = profile("role").unwrap();
         assert!(matches!(&role, Source::Role { external: Some(e), .. } if e == "e"));
         assert!(!format!("{role:?}").contains("hunter"));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::api::{Api, Refused};
 use super::ec2::{is_id, param};
+use super::kms;
 use super::settings::Settings;
 use crate::{Access, BackendError, Finding, Uri};
 
@@ -38,6 +39,9 @@ pub(super) async fn checkup(uri: &Uri, access: &Access) -> Vec<Finding> {
         findings.push(dry_run(&api, action, params).await);
     }
     findings.push(blocks(&api).await);
+    if instance != NO_INSTANCE {
+        findings.extend(keys(&api, instance).await);
+    }
     findings
 }
 
@@ -73,6 +77,27 @@ async fn dry_run(api: &Api, action: &str, mut params: Vec<(String, String)>) -> 
     let permission = format!("ec2:{action}");
     let refused = api.ec2("ask for a permission", action, &params, false).await.err();
     verdict(&permission, &permission, refused.as_ref())
+}
+
+/// Which key the volumes are encrypted with: with one of them no snapshot can be handed on.
+async fn keys(api: &Api, instance: &str) -> Vec<Finding> {
+    let about = api.instances(Some(instance)).await.ok().and_then(|mut found| found.pop());
+    let Some(about) = about else { return Vec::new() };
+    // What is forbidden was found above.
+    let volumes = api.volumes(&about).await.unwrap_or_default();
+    let mut findings = Vec::new();
+    for key in kms::keys_of(volumes.iter()) {
+        let found = match api.key(&key).await {
+            Ok(found) if found.of_aws => {
+                "AWS keeps it: snapshots can be shared with nobody, so neither --share nor --copy-to is possible"
+                    .to_owned()
+            }
+            Ok(found) => format!("the account's own, {}: snapshots can be shared", found.state),
+            Err(refused) => format!("not known, nor whether snapshots can be shared: {}", refused.error.why),
+        };
+        findings.push(Finding { what: format!("key {key}"), good: true, found, fix: None });
+    }
+    findings
 }
 
 async fn blocks(api: &Api) -> Finding {

@@ -188,7 +188,12 @@ impl Api {
 
     /// Our own snapshots of a run.
     pub(super) async fn snapshots_of_run(&self, run: &str) -> Result<Vec<Snapshot>, Refused> {
-        let mut params = filter(1, &format!("tag:{RUN_TAG}"), &[run]);
+        self.snapshots_with(RUN_TAG, &[run]).await
+    }
+
+    /// Our own snapshots with a tag that has one of these values.
+    pub(super) async fn snapshots_with(&self, tag: &str, values: &[&str]) -> Result<Vec<Snapshot>, Refused> {
+        let mut params = filter(1, &format!("tag:{tag}"), values);
         params.push(param("Owner.1", "self"));
         let found = self.list("look for the snapshots of a run", "DescribeSnapshots", &params, "snapshotSet").await?;
         Ok(found.iter().map(Snapshot::read).collect::<Result<_, _>>()?)
@@ -219,7 +224,13 @@ pub(super) fn snapshot_params(
             .map(|(n, volume)| param(format!("InstanceSpecification.ExcludeDataVolumeId.{n}"), volume.id.as_str())),
     );
     // Tags of the volumes are in the manifest; copied, one called `Name` would be there twice, and AWS refuses that.
-    params.push(param("TagSpecification.1.ResourceType", "snapshot"));
+    params.extend(tag_params(tags));
+    params
+}
+
+/// Tags of a snapshot that is to be made.
+pub(super) fn tag_params(tags: &[(&str, String)]) -> Vec<(String, String)> {
+    let mut params = vec![param("TagSpecification.1.ResourceType", "snapshot")];
     for (n, (key, value)) in (1..).zip(tags) {
         params.push(param(format!("TagSpecification.1.Tag.{n}.Key"), *key));
         // A value has at most 256 characters.

@@ -2,21 +2,25 @@
 //!
 //! `CreateSnapshots` fixes one instant for all volumes, whether the guest runs or not; nothing is installed in it and it does
 //! not notice. The snapshots stay in the account, tagged with the run and on demand locked, so that a copy that broke off goes on with
-//! the same ones, and they can be shared with an evidence account. `aws://REGION#snap-…` takes a snapshot that is there already.
+//! the same ones, and they can be shared with an account for evidence and copied there. `aws://REGION#snap-…` takes a snapshot that is there already.
 //!
 //! No API of AWS gives the memory of an instance. Console log, screenshot and everything that EC2 says of the instance are
 //! exhibits of their own, taken before the snapshots, since they last less long.
 //!
-//! The tests run against moto for EC2 and STS, and a server of ours for EBS direct; no test ran on AWS itself.
+//! The tests run against moto for EC2 and STS, and a server of ours for EBS direct and KMS; no test ran on AWS itself.
 
+mod acts;
 mod api;
 mod blocks;
+mod copies;
+mod copy;
 mod credentials;
 mod doctor;
 mod ebs;
 mod ec2;
 mod exhibits;
 mod isolate;
+mod kms;
 mod lock;
 mod remote;
 mod settings;
@@ -61,17 +65,17 @@ impl Backend for Aws {
     }
 
     fn tested_against(&self) -> &'static str {
-        "moto 5.2 (EC2, STS; botocore checks signatures), a server of ours for EBS direct; not AWS itself"
+        "moto 5.2 (EC2, STS; botocore checks signatures), a server of ours for EBS direct and KMS; not AWS itself"
     }
 
     fn options(&self) -> &'static [&'static str] {
-        &[lock::OPTION, share::OPTION, isolate::OPTION, "since"]
+        &[lock::OPTION, share::OPTION, copy::OPTION, copy::REGION, copy::KEY, isolate::OPTION, "since"]
     }
 
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {
         let api = Arc::new(Api::new(region(uri)?, &Settings::load()?, access)?);
         let caller = caller(&api).await?;
-        Ok(Box::new(Region { api, caller }))
+        Ok(Box::new(Region { api, caller, access: access.clone() }))
     }
 
     async fn checkup(&self, uri: Option<&Uri>, access: &Access) -> Vec<Finding> {
@@ -85,12 +89,17 @@ impl Backend for Aws {
 /// `eu-west-1` out of `aws://eu-west-1`.
 fn region(uri: &Uri) -> Result<&str, BackendError> {
     let region = uri.rest.strip_prefix("//").unwrap_or(&uri.rest).trim_end_matches('/');
-    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    if region.is_empty() || region.len() > 40 || !region.bytes().all(plain) {
+    if !is_region(region) {
         return Err(BackendError::caller("read the target's address", uri.to_string(), "it names no region")
             .advise("write aws://REGION#INSTANCE, as aws://eu-west-1#i-0123456789abcdef0"));
     }
     Ok(region)
+}
+
+/// `eu-west-1`, in an address and in a command.
+fn is_region(name: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    (1..=40).contains(&name.len()) && !name.starts_with('-') && name.bytes().all(plain)
 }
 
 /// Needs no permission; so it tells first of all whether the keys are good.
@@ -105,6 +114,8 @@ async fn caller(api: &Api) -> Result<Caller, BackendError> {
 struct Region {
     api: Arc<Api>,
     caller: Caller,
+    /// For the other account, if copies go to one.
+    access: Access,
 }
 
 #[async_trait]
@@ -139,6 +150,6 @@ impl Host for Region {
         let about = self.api.instances(Some(vm)).await?.pop();
         let about = about.ok_or_else(|| BackendError::caller("open an instance", vm, "EC2 does not list it"))?;
         let volumes = self.api.volumes(&about).await?;
-        Ok(Box::new(Instance::new(&self.api, &self.caller, about, volumes)))
+        Ok(Box::new(Instance::new(&self.api, &self.caller, &self.access, about, volumes)))
     }
 }

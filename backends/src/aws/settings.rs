@@ -25,25 +25,38 @@ pub(super) struct Settings {
     keys: BTreeMap<String, Section>,
     /// The profile in use.
     pub(super) profile: String,
+    /// It was named for one purpose: whatever keys the environment holds are not meant.
+    pub(super) chosen: bool,
 }
 
 impl Settings {
     /// From this process's environment and the files that it names.
     pub(super) fn load() -> Result<Self, BackendError> {
-        Self::of(Vars::load(|name| name.starts_with("AWS_") || name == "HOME"))
+        Self::of(vars(), None)
+    }
+
+    /// The same for a profile that is named for one purpose.
+    pub(super) fn of_named(profile: &str) -> Result<Self, BackendError> {
+        Self::of(vars(), Some(profile))
     }
 
     /// From these variables and the files that they name.
-    fn of(vars: Vars) -> Result<Self, BackendError> {
-        let mut settings = Self { vars, ..Self::default() };
-        let named = settings.var("AWS_PROFILE").or_else(|| settings.var("AWS_DEFAULT_PROFILE")).map(ToOwned::to_owned);
+    fn of(vars: Vars, chosen: Option<&str>) -> Result<Self, BackendError> {
+        let mut settings = Self { vars, chosen: chosen.is_some(), ..Self::default() };
+        let named = chosen.or_else(|| settings.var("AWS_PROFILE")).or_else(|| settings.var("AWS_DEFAULT_PROFILE"));
+        let named = named.map(ToOwned::to_owned);
         settings.profile = named.clone().unwrap_or_else(|| "default".to_owned());
         settings.config = read(&settings.file("AWS_CONFIG_FILE", "config"))?;
         settings.keys = read(&settings.file("AWS_SHARED_CREDENTIALS_FILE", "credentials"))?;
         if named.is_some() && !settings.has_profile(&settings.profile) {
             let why = "no file of the AWS tools has a profile of that name";
-            return Err(BackendError::caller("choose the profile", &settings.profile, why)
-                .advise("look into ~/.aws/config, or unset AWS_PROFILE"));
+            return Err(BackendError::caller("choose the profile", &settings.profile, why).advise(
+                if settings.chosen {
+                    "look into ~/.aws/config"
+                } else {
+                    "look into ~/.aws/config, or unset AWS_PROFILE"
+                },
+            ));
         }
         Ok(settings)
     }
@@ -91,6 +104,10 @@ impl Settings {
         let found = found.or_else(|| self.var("AWS_ENDPOINT_URL")).or_else(of_services).or_else(|| own("endpoint_url"));
         found.map(|url| url.trim_end_matches('/').to_owned())
     }
+}
+
+fn vars() -> Vars {
+    Vars::load(|name| name.starts_with("AWS_") || name == "HOME")
 }
 
 fn read(path: &Path) -> Result<BTreeMap<String, Section>, BackendError> {
@@ -145,7 +162,15 @@ pub(super) mod tests {
 
     /// Settings of a test, with files in `home/.aws`.
     pub(in super::super) fn settings(vars: &[(&str, &str)]) -> Result<Settings, BackendError> {
-        Settings::of(Vars::of(vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))))
+        settings_of(vars, None)
+    }
+
+    /// The same with a profile that is named for one purpose.
+    pub(in super::super) fn settings_of(
+        vars: &[(&str, &str)],
+        profile: Option<&str>,
+    ) -> Result<Settings, BackendError> {
+        Settings::of(Vars::of(vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))), profile)
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! A few lines of our own, since the crate that does it brings the runtime of the whole SDK. The tests let botocore check every request.
 
+use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,9 +11,11 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::credentials::{Credentials, Keys};
-use crate::BackendError;
 use crate::wire::hex;
 use crate::wire::http::{Request, Sign, encode};
+use crate::{BackendError, Secret};
+
+const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
 /// Signs for one service in one region.
 pub(super) struct Signer {
@@ -40,21 +43,65 @@ pub(super) fn now(request: &mut Request, keys: &Keys, region: &str, service: &st
 }
 
 fn sign(request: &mut Request, keys: &Keys, region: &str, service: &str, at: Timestamp) {
-    let time = at.strftime("%Y%m%dT%H%M%SZ").to_string();
-    let day = time.get(..8).unwrap_or_default();
-    request.set_header("x-amz-date", time.clone());
+    let scope = Scope::new(region, service, at);
+    request.set_header("x-amz-date", scope.time.clone());
     if let Some(token) = &keys.token {
         request.set_header("x-amz-security-token", token.clone());
     }
     let (canonical, signed) = canonical(request);
-    let scope = format!("{day}/{region}/{service}/aws4_request");
-    let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
-    let first = format!("AWS4{}", keys.secret.reveal());
-    let key = [day, region, service, "aws4_request"].iter().fold(first.into_bytes(), |key, part| mac(&key, part));
-    let signature = hex(&mac(&key, &text));
-    let proof =
-        format!("AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, Signature={signature}", keys.id);
-    request.set_header("authorization", crate::Secret::new(proof));
+    let signature = scope.signature(keys, &canonical);
+    let proof = format!("{ALGORITHM} Credential={}/{scope}, SignedHeaders={signed}, Signature={signature}", keys.id);
+    request.set_header("authorization", Secret::new(proof));
+}
+
+/// A request as an address that whoever has it may ask for an hour long ("Query string parameters" in the same chapter).
+pub(super) fn address(mut request: Request, keys: &Keys, region: &str, service: &str) -> Secret {
+    let scope = Scope::new(region, service, Timestamp::now());
+    request = request
+        .query("X-Amz-Algorithm", ALGORITHM)
+        .query("X-Amz-Credential", format!("{}/{scope}", keys.id))
+        .query("X-Amz-Date", scope.time.clone())
+        .query("X-Amz-Expires", "3600")
+        .query("X-Amz-SignedHeaders", "host");
+    if let Some(token) = &keys.token {
+        request = request.query("X-Amz-Security-Token", token.clone());
+    }
+    let signature = scope.signature(keys, &canonical(&request).0);
+    let pairs = request.query.iter().map(|(name, value)| format!("{}={}&", encode(name), encode(value.reveal())));
+    let pairs: String = pairs.collect();
+    Secret::new(format!("{}?{pairs}X-Amz-Signature={signature}", request.place()))
+}
+
+/// What a signature is good for.
+struct Scope {
+    time: String,
+    region: String,
+    service: String,
+}
+
+impl Scope {
+    fn new(region: &str, service: &str, at: Timestamp) -> Self {
+        let time = at.strftime("%Y%m%dT%H%M%SZ").to_string();
+        Self { time, region: region.to_owned(), service: service.to_owned() }
+    }
+
+    fn parts(&self) -> [&str; 4] {
+        [self.time.get(..8).unwrap_or_default(), &self.region, &self.service, "aws4_request"]
+    }
+
+    fn signature(&self, keys: &Keys, canonical: &str) -> String {
+        let hash = hex(&Sha256::digest(canonical.as_bytes()));
+        let text = format!("{ALGORITHM}\n{}\n{self}\n{hash}", self.time);
+        let first = format!("AWS4{}", keys.secret.reveal());
+        let key = self.parts().iter().fold(first.into_bytes(), |key, part| mac(&key, part));
+        hex(&mac(&key, &text))
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.parts().join("/"))
+    }
 }
 
 /// The canonical request, and the names of the headers that are signed.
@@ -88,7 +135,6 @@ fn mac(key: &[u8], text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Secret;
     use crate::wire::http::Method;
 
     fn keys() -> Keys {

@@ -9,19 +9,21 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::Caller;
+use super::acts::Acts;
 use super::api::Api;
 use super::blocks::{UNDER_WAY, Work};
+use super::copies::Copies;
+use super::copy::Vault;
 use super::ebs::BLOCK;
 use super::ec2::{RUN_TAG, Snapshot, Volume, snapshot_params};
-use super::isolate::{self, Isolation};
-use super::lock::{self, Lock};
-use super::share::Share;
 use super::since::Earlier;
 use super::undo::AwsUndo;
-use super::{exhibits, snapshot};
+use super::{exhibits, isolate, lock, snapshot};
 use crate::cloud;
 use crate::wire::http::xml::Element;
-use crate::{BackendError, Capture, Facts, Finished, How, Item, ItemKind, Journal, Method, Plan, Target, Undo};
+use crate::{
+    Access, ActId, BackendError, Capture, Facts, Finished, How, Item, ItemKind, Journal, Method, Plan, Target, Undo,
+};
 
 /// The only way to take a disk.
 pub(super) const METHOD: &str = "snapshot";
@@ -32,6 +34,7 @@ pub(super) const NO_MEMORY: &str = "memory is not taken: no API of AWS gives it;
 pub(super) struct Instance {
     api: Arc<Api>,
     caller: Caller,
+    access: Access,
     id: String,
     about: Element,
     disks: Vec<(String, Volume)>,
@@ -41,28 +44,17 @@ pub(super) struct Instance {
     /// Set by each stream that has sent all.
     whole: Vec<Arc<AtomicBool>>,
     problems: Vec<String>,
-    /// What the journal says was begun; ended by `finish`, so that after a kill the snapshots are found and listed.
-    begun: Option<crate::ActId>,
+    /// What the journal says was begun; ended with the run, so that after a kill snapshots and copies are found and listed.
+    begun: Vec<ActId>,
+    /// Copies in another account, which are waited for in the end.
+    copies: Option<Copies>,
 }
 
 struct Prepared {
     items: Vec<Item>,
     how: How,
     acts: Acts,
-}
-
-/// What is to be done besides, each only if it was asked for.
-#[derive(Debug, Clone, Default)]
-struct Acts {
-    lock: Option<Lock>,
-    share: Option<Share>,
-    isolation: Option<Isolation>,
-}
-
-impl Acts {
-    fn of(how: &How, about: &Element) -> Result<Self, BackendError> {
-        Ok(Self { lock: Lock::of(how)?, share: Share::of(how)?, isolation: Isolation::of(how, about)? })
-    }
+    vault: Option<Vault>,
 }
 
 /// Number of virtual CPUs.
@@ -72,7 +64,7 @@ pub(super) fn cpus(about: &Element) -> Option<u32> {
 }
 
 impl Instance {
-    pub(super) fn new(api: &Arc<Api>, caller: &Caller, about: Element, volumes: Vec<Volume>) -> Self {
+    pub(super) fn new(api: &Arc<Api>, caller: &Caller, access: &Access, about: Element, volumes: Vec<Volume>) -> Self {
         let id = about.get("instanceId").unwrap_or_default().to_owned();
         let mut seen = BTreeSet::new();
         let disks = volumes.into_iter().map(|volume| {
@@ -84,6 +76,7 @@ impl Instance {
         Self {
             api: Arc::clone(api),
             caller: caller.clone(),
+            access: access.clone(),
             disks: disks.collect(),
             about,
             id,
@@ -91,7 +84,8 @@ impl Instance {
             snapshots: Vec::new(),
             whole: Vec::new(),
             problems: Vec::new(),
-            begun: None,
+            begun: Vec::new(),
+            copies: None,
         }
     }
 
@@ -134,6 +128,10 @@ impl Instance {
         }
         warnings.push("disks of the instance's own host (instance store), if it has any, cannot be taken and are lost when it stops".to_owned());
         warnings
+    }
+
+    fn end_acts(&mut self, journal: &mut dyn Journal) -> Result<(), BackendError> {
+        self.begun.drain(..).try_for_each(|act| cloud::ended(journal, act))
     }
 
     /// The snapshots: those of the run that is gone on with, else new ones.
@@ -188,7 +186,7 @@ impl Instance {
         let description = format!("impound run {} of {}", how.run, self.id);
         let params = snapshot_params(&self.id, &left_out, &description, &tags);
         let undo = AwsUndo::Snapshots { run: how.run.clone() };
-        self.begun = Some(cloud::note(journal, "take the snapshots", undo.for_journal())?);
+        self.begun.push(cloud::note(journal, "take the snapshots", undo.for_journal())?);
         let made = snapshot::create(&self.api, &how.run, &params).await?;
         self.snapshots.extend(made.iter().cloned());
         if let Some(volume) = wanted
@@ -278,12 +276,13 @@ impl Target for Instance {
         let volumes: Vec<_> = self.volumes(&new)?.iter().map(|volume| volume.id.as_str()).collect();
         if !volumes.is_empty() {
             commands.push(format!("ec2 CreateSnapshots {} of {}; they stay", self.id, volumes.join(", ")));
-            commands.extend(acts.lock.map(|lock| format!("ec2 LockSnapshot, each of them, {lock}")));
+            commands.extend(acts.lock.as_ref().map(|lock| format!("ec2 LockSnapshot, each of them, {lock}")));
         }
         commands.push("ebs ListSnapshotBlocks, GetSnapshotBlock, once they are complete".to_owned());
-        commands.extend(acts.share.map(|share| share.command()));
-        commands.extend(acts.isolation.map(|isolation| isolation.command(&self.id)));
-        Ok(Plan { items: planned, pause: "none".to_owned(), commands, scratch_bytes: 0, warnings: self.warnings() })
+        let (vault, unknown) = acts.ready(&self.api, &self.caller, &self.access, &self.volumes(items)?).await?;
+        commands.extend(acts.commands(&self.id, vault.as_ref()));
+        let warnings = self.warnings().into_iter().chain(unknown).collect();
+        Ok(Plan { items: planned, pause: "none".to_owned(), commands, scratch_bytes: 0, warnings })
     }
 
     async fn prepare(&mut self, items: &[Item], how: &How, _journal: &mut dyn Journal) -> Result<(), BackendError> {
@@ -301,7 +300,8 @@ impl Target for Instance {
         if let Some(isolation) = &acts.isolation {
             isolation.check(&self.api, &self.id).await?;
         }
-        self.prepared = Some(Prepared { items: items.to_vec(), how: how.clone(), acts });
+        let (vault, _) = acts.ready(&self.api, &self.caller, &self.access, &self.volumes(items)?).await?;
+        self.prepared = Some(Prepared { items: items.to_vec(), how: how.clone(), acts, vault });
         Ok(())
     }
 
@@ -329,14 +329,18 @@ impl Target for Instance {
     }
 
     async fn finish(&mut self, journal: &mut dyn Journal) -> Result<Finished, BackendError> {
-        let acts = self.prepared.take().map(|prepared| prepared.acts).unwrap_or_default();
+        let (acts, vault) = self.prepared.take().map(|done| (done.acts, done.vault)).unwrap_or_default();
         let mut left: Vec<_> = self.snapshots.iter().map(|made| snapshot::left(made, &self.api.region)).collect();
         let all_came = !self.whole.is_empty() && self.whole.iter().all(|whole| whole.load(Ordering::Acquire));
-        if !all_came && (acts.share.is_some() || acts.isolation.is_some()) {
-            self.problems.push("nothing was shared or isolated, since not all of it was captured".to_owned());
+        if !all_came && acts.any_after() {
+            let why = "nothing was shared, copied or isolated, since not all of it was captured";
+            self.problems.push(why.to_owned());
         } else {
-            if let Some(share) = &acts.share {
-                left.extend(share.all(&self.api, &self.snapshots, &mut self.problems).await);
+            let copies = acts.hand_on(&self.api, &self.snapshots, vault, &mut left, &mut self.problems).await;
+            if let Some(copies) = copies {
+                let undo = copies.undo(&self.api.region).for_journal();
+                self.begun.push(cloud::note(journal, "copy the snapshots", undo)?);
+                self.copies = Some(copies);
             }
             if let Some(isolation) = &acts.isolation {
                 match isolate::swap(&self.api, &self.id, isolation, journal).await {
@@ -345,8 +349,9 @@ impl Target for Instance {
                 }
             }
         }
-        if let Some(act) = self.begun.take() {
-            cloud::ended(journal, act)?;
+        // Until the copies have ended, what was made is told in no exhibit.
+        if self.copies.is_none() {
+            self.end_acts(journal)?;
         }
         let found = self.api.instances(Some(&self.id)).await;
         let state = found.ok().and_then(|found| Some(found.first()?.get("instanceState/name")?.to_owned()));
@@ -358,8 +363,22 @@ impl Target for Instance {
         })
     }
 
+    async fn settled(&mut self, journal: &mut dyn Journal, finished: &mut Finished, last: bool) -> Option<String> {
+        let copies = self.copies.as_mut()?;
+        let open = copies.look(finished, last).await;
+        if open.is_some() && !last {
+            return open;
+        }
+        copies.give_up(finished);
+        self.copies = None;
+        if let Err(error) = self.end_acts(journal) {
+            finished.problems.push(error.to_string());
+        }
+        None
+    }
+
     async fn recover(&mut self, undo: &[Undo]) -> Result<Vec<String>, BackendError> {
-        super::undo::all(&self.api, &self.id, undo).await
+        super::undo::all(&self.api, &self.access, &self.id, undo).await
     }
 }
 

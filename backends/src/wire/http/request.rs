@@ -28,6 +28,8 @@ pub enum Text {
     Plain(String),
     /// Not for the log, not for errors.
     Secret(Secret),
+    /// A secret of which this much may be shown.
+    Partly(Secret, String),
 }
 
 impl Text {
@@ -35,14 +37,14 @@ impl Text {
     pub fn reveal(&self) -> &str {
         match self {
             Self::Plain(text) => text,
-            Self::Secret(secret) => secret.reveal(),
+            Self::Secret(secret) | Self::Partly(secret, _) => secret.reveal(),
         }
     }
 
     /// The text as it may be seen.
     fn shown(&self) -> &str {
         match self {
-            Self::Plain(text) => text,
+            Self::Plain(text) | Self::Partly(_, text) => text,
             Self::Secret(_) => "[secret]",
         }
     }
@@ -179,13 +181,13 @@ impl Request {
         self.header("content-type", kind)
     }
 
-    /// Gives it a form as its body. With a secret in it, all of it is secret.
+    /// Gives it a form as its body. The log shows it without the secrets in it.
     #[must_use]
     pub fn form(self, pairs: &[(String, Text)]) -> Self {
         let text: Vec<_> = pairs.iter().map(|(name, value)| pair(name, value.reveal())).collect();
-        let secret = pairs.iter().any(|(_, value)| matches!(value, Text::Secret(_)));
-        let text = text.join("&");
-        let body = if secret { Text::Secret(Secret::new(text)) } else { Text::Plain(text) };
+        let shown: Vec<_> = pairs.iter().map(|(name, value)| shown_pair(name, value)).collect();
+        let (text, shown) = (text.join("&"), shown.join("&"));
+        let body = if text == shown { Text::Plain(text) } else { Text::Partly(Secret::new(text), shown) };
         self.body("application/x-www-form-urlencoded; charset=utf-8", body)
     }
 
@@ -215,12 +217,7 @@ impl Request {
         let mut text = format!("{} {}", self.method.name(), self.place());
         for (n, (name, value)) in self.query.iter().enumerate() {
             text.push(if n == 0 { '?' } else { '&' });
-            text.push_str(&encode(name));
-            text.push('=');
-            match value {
-                Text::Plain(value) => text.push_str(&encode(value)),
-                Text::Secret(_) => text.push_str(value.shown()),
-            }
+            text.push_str(&shown_pair(name, value));
         }
         if let Some(part) = self.part {
             text.push_str(" Range: ");
@@ -245,7 +242,7 @@ impl Request {
         for (name, value) in &self.headers {
             let mut bytes = reqwest::header::HeaderValue::from_str(value.reveal())
                 .map_err(|_| format!("the header {name} cannot be sent"))?;
-            bytes.set_sensitive(matches!(value, Text::Secret(_)));
+            bytes.set_sensitive(!matches!(value, Text::Plain(_)));
             request.headers_mut().insert(reqwest::header::HeaderName::from_static(name), bytes);
         }
         *request.body_mut() = self.body.as_ref().map(|body| body.reveal().to_owned().into());
@@ -255,4 +252,12 @@ impl Request {
 
 fn pair(name: &str, value: &str) -> String {
     format!("{}={}", encode(name), encode(value))
+}
+
+/// The same for the log.
+fn shown_pair(name: &str, value: &Text) -> String {
+    match value {
+        Text::Plain(value) => pair(name, value),
+        Text::Secret(_) | Text::Partly(..) => format!("{}={}", encode(name), value.shown()),
+    }
 }

@@ -1,0 +1,143 @@
+# shellcheck shell=bash disable=SC2154 # set by scripts/bench and prepare
+# scripts/bench cloud [--rounds N] [--disk MIB] [--large GIB] [--output FILE]
+#
+# Two snapshots in an account on loopback, by the server that the tests of the `aws` backend use: one of 8 GiB and one of LARGE GiB, DISK MiB
+# of random bytes in each, the rest never written. impound and coldsnap fetch each in turns. Needs python3-venv, and about four times DISK
+# under target/bench. coldsnap is built the first time, which takes minutes.
+
+rounds=5 disk=512 large=512 output=docs/benchmarks/cloud.md
+options rounds disk large output -- "$@"
+small=8 coldsnap_version=0.12.0
+[ "$disk" -lt $((small * 1024)) ] || die "--disk is less than $((small * 1024)) MiB"
+prepare
+# What is installed outlives a run.
+tools=$root/target/bench-tools
+
+leave() {
+    local code=$?
+    trap - EXIT
+    [ -z "${server:-}" ] || kill "$server" 2>/dev/null || true
+    # Numbers are kept, images are not.
+    rm -rf "$work"/{case,fetched.raw,*.img}
+    exit "$code"
+}
+trap leave EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# --- the peer, and the account
+
+install_tools() {
+    local packages
+    # It does nothing if this version is there. Elsewhere than what the workspace builds.
+    CARGO_TARGET_DIR=$tools/build cargo install coldsnap --version "$coldsnap_version" --locked --root "$tools"
+    # The versions that the tests run against.
+    packages=$(sed -n 's/^const PACKAGES: .*\[\(.*\)\];$/\1/p' tests/cloud/aws_kit.rs | tr -d '",')
+    [ "$(cat "$tools/packages" 2>/dev/null)" = "$packages" ] || {
+        python3 -m venv --clear "$tools/venv"
+        # shellcheck disable=SC2086 # several
+        "$tools/venv/bin/python" -m pip -q install --disable-pip-version-check $packages
+        echo "$packages" >"$tools/packages"
+    }
+}
+
+# make_volume NAME GIB: the bytes lie in pieces of 8 MiB all over it.
+make_volume() {
+    local n pieces=$((disk / 8))
+    truncate -s "$2G" "$work/$1.img"
+    for n in $(seq 0 $((pieces - 1))); do
+        head -c 8M /dev/urandom |
+            dd of="$work/$1.img" bs=8M seek=$((n * ($2 * 128 / pieces))) conv=notrunc iflag=fullblock status=none
+    done
+}
+
+start_account() {
+    local line
+    # Keys of an account that exists nowhere else.
+    export AWS_ACCESS_KEY_ID=AKIDIMPOUNDTEST AWS_SECRET_ACCESS_KEY=of-no-account-at-all AWS_EC2_METADATA_DISABLED=true
+    export AWS_REGION=eu-west-1 NO_PROXY=127.0.0.1 HOME=$work
+    export TEST_KEY_ID=$AWS_ACCESS_KEY_ID TEST_SECRET=$AWS_SECRET_ACCESS_KEY
+    unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_SESSION_TOKEN
+    coproc SERVER { exec "$tools/venv/bin/python" tests/cloud/aws_server.py "$work/small.img" "$work/large.img" 2>"$work/server.log"; }
+    server=$SERVER_PID
+    read -r -t 120 line <&"${SERVER[0]}" || die "the account does not start: $(tail -n 3 "$work/server.log")"
+    export AWS_ENDPOINT_URL
+    AWS_ENDPOINT_URL=http://127.0.0.1:$(jq .port <<<"$line")
+    small_snapshot=$(snapshot_of "$(jq -r '.volumes["/dev/sda1"]' <<<"$line")")
+    large_snapshot=$(snapshot_of "$(jq -r '.volumes["/dev/sdb"]' <<<"$line")")
+}
+
+snapshot_of() {
+    "$tools/venv/bin/python" -c 'import boto3, sys; print(boto3.client("ec2").create_snapshot(VolumeId=sys.argv[1])["SnapshotId"])' "$1"
+}
+
+# --- what is measured
+
+ours() {
+    rm -rf "$work/case"
+    timed "$1.ours" "$impound" acquire "aws://eu-west-1#$2" --case "$work/case" --progress off
+    compare "$1" "$(find "$work/case/exhibits" -name '*.raw' | head -n 1)"
+}
+
+peer() {
+    rm -f "$work/fetched.raw"
+    timed "$1.peer" "$tools/bin/coldsnap" download --no-progress "$2" "$work/fetched.raw"
+    compare "$1" "$work/fetched.raw"
+}
+
+# What is not the same is no result. Read once a run and tool, since it takes as long as all else.
+compare() {
+    [ "$round" -gt 1 ] || [ "$1" != small ] || cmp "$work/small.img" "$2" || die "$2 is not what was written"
+}
+
+measure() {
+    for round in $(seq "$rounds"); do
+        say "round $round of $rounds"
+        ours small "$small_snapshot"
+        peer small "$small_snapshot"
+        ours large "$large_snapshot"
+        peer large "$large_snapshot"
+    done
+}
+
+# --- the report
+
+# row NAME TEXT
+row() {
+    echo "| $2 | $(cell "$1.ours.wall" 2) | $(cell "$1.peer.wall" 2) | $(ratio "$1.peer.wall" "$1.ours.wall") | $(cell "$1.ours.cpu" 2) | $(cell "$1.peer.cpu" 2) | $(ratio "$1.peer.cpu" "$1.ours.cpu") | $(cell "$1.ours.rss" 0) | $(cell "$1.peer.rss" 0) |"
+}
+
+report() {
+    cat <<END
+# Benchmarks: clouds
+
+$(heading)
+
+$(machine "coldsnap $coldsnap_version; EBS direct by the tests' own server in Python, on loopback")
+
+\`impound acquire aws://REGION#snap-…\` against \`coldsnap download\`, of the same snapshots: $disk MiB of random bytes all over a volume, the rest
+never written. Both check each block against its SHA-256. impound also asks EC2 for the snapshot, hashes the whole image, writes a map of
+hashes and a log of each call, and seals an exhibit. "Times" is coldsnap's over ours: more than 1 is less for impound.
+
+| snapshot | wall, s | coldsnap's | times | CPU, s | coldsnap's | times | MiB resident | coldsnap's |
+|---|---|---|---|---|---|---|---|---|
+$(row small "$disk MiB in $small GiB")
+$(row large "$disk MiB in $large GiB")
+
+- impound's memory for the large one to that for the small one: $(ratio large.ours.rss small.ours.rss); coldsnap's: $(ratio large.peer.rss small.peer.rss).
+- The server shares the machine's cores with what is measured, and gives no block faster than Python does; so the wall times say more of it
+  than of either tool, and CPU seconds and memory are what to compare.
+END
+}
+
+install_tools
+say "making two volumes"
+make_volume small "$small"
+make_volume large "$large"
+start_account
+measure
+mkdir -p "$(dirname "$output")"
+report >"$work/report.md"
+cp "$work/report.md" "$output"
+grep -E '^[|-]' "$output"
+say "written to $output"
