@@ -1,7 +1,7 @@
 //! `--copy-to PROFILE`: after the capture, the snapshots are shared with the account of this profile and copied there (`CopySnapshot`,
 //! "Amazon EC2 API Reference").
 //!
-//! It comes after the capture, since EC2 copies only what is complete, and nothing that was not captured whole is handed on; and it
+//! It comes after the capture, since EC2 copies only what is complete, and of a capture that broke off nothing is handed on; and it
 //! is begun after `--isolate`, which must not wait for it. A copy goes on in AWS by itself: it is waited for, and a run that is ended
 //! meanwhile says what was not complete. Each copy has a tag with the snapshot it is of. By that it is found if no answer came,
 //! and by a run that goes on with the same snapshots, so that nothing is copied twice.
