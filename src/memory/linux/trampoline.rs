@@ -141,7 +141,7 @@ mod tests {
                 put(page * PAGE + LAST, 0x10_0000 | page << 12 | 3);
                 put((0x10_0000 | page << 12) + 510 * 8, 0x10_0000 | page << 12 | 3);
                 for slot in 0..510 {
-                    put((0x10_0000 | page << 12) + slot * 8, (page * 512 + slot) * STEP | 0x81);
+                    put((0x10_0000 | page << 12) + slot * 8, ((page * 512 + slot) * STEP) | 0x81);
                 }
             }
         });
