@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use common::guest::{Guest, Spec};
-use common::run::{Ran, impound, run};
+use common::run::{Ran, changes, impound, run};
 use serde_json::json;
 
 /// The program under strace, with what strace is to do to it.
@@ -28,11 +28,6 @@ fn strace(what: &[&str], output: &Path) -> Command {
 fn acquire(command: &mut Command, guest: &Guest, case: &Path, more: &[&str]) -> Result<Ran> {
     let output = command.args(["acquire", &guest.target(), "--case"]).arg(case).args(more).output();
     Ok(Ran::of(&output.context("run strace; scripts/install test installs it")?))
-}
-
-/// Changes something in QEMU.
-fn changes(command: &str) -> bool {
-    !command.starts_with("query-") && !["human-monitor-command", "qom-get", "qmp_capabilities"].contains(&command)
 }
 
 /// The commands that a complete run sends, in order.

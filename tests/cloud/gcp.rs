@@ -161,7 +161,7 @@ fn written_down(cloud: &Cloud) {
     assert!(entries.iter().all(|entry| entry["http"]["status"].is_u64() && entry["http"]["request_id"].is_string()));
     let said = |part: &str| entries.iter().position(|entry| entry["said"].as_str().unwrap().contains(part)).unwrap();
     let order = [
-        "/token [secret]",
+        "&assertion=[secret]",
         "/screenshot",
         "port=1",
         "port=4",
@@ -175,7 +175,7 @@ fn written_down(cloud: &Cloud) {
     let places: Vec<_> = order.iter().map(|part| said(part)).collect();
     assert!(places.is_sorted(), "{places:?}");
     // Nothing of an answer with a secret in it is kept, not even its digest.
-    assert_eq!(entries[said("/token [secret]")]["answer_digest"], "");
+    assert_eq!(entries[said("&assertion=[secret]")]["answer_digest"], "");
     assert!(entries[said("Range: bytes=0-")]["said"].as_str().unwrap().contains("alt=media&generation="));
 }
 

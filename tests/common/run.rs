@@ -50,6 +50,12 @@ impl Ran {
     }
 }
 
+/// Does this command change something in QEMU?
+pub fn changes(command: &str) -> bool {
+    let asks = ["human-monitor-command", "qom-get", "qom-list", "qmp_capabilities"];
+    !command.starts_with("query-") && !asks.contains(&command)
+}
+
 /// Runs the program with `--format json`.
 pub fn run(arguments: &[&str]) -> Result<Ran> {
     let output = impound().args(["--format", "json"]).args(arguments).output().context("start impound")?;
@@ -101,9 +107,7 @@ impl Exhibit {
             let entry: Value = serde_json::from_str(line)?;
             let Ok(said) = serde_json::from_str::<Value>(entry["said"].as_str().unwrap_or_default()) else { continue };
             let name = said["execute"].as_str().unwrap_or_default().to_owned();
-            let asks = name.starts_with("query-")
-                || ["human-monitor-command", "qom-get", "qmp_capabilities"].contains(&name.as_str());
-            if !asks {
+            if changes(&name) {
                 names.push(name);
             }
         }
