@@ -6,6 +6,7 @@
 //! session (its parent, or a login shell's), which frees the monitor, and says to QEMU what it was given when it began. Nothing is stored there: the script is an
 //! argument of `sh`. It speaks to the monitor by python3 or perl, whichever is there, and to libvirt by virsh. While QEMU dumps memory, which
 //! it cannot be kept from, it refuses to let the guest go: it is told again until it does.
+//! File systems that are frozen are thawed meanwhile: that has not to wait for the monitor.
 
 use std::time::Duration;
 
@@ -134,7 +135,14 @@ for _ in parent grandparent; do
     while read -r key value _; do [ "$key" = PPid: ] && break; done <"/proc/$p/status"
     p=$value
     read -r name <"/proc/$p/comm" || break
-    case $name in sshd*|dropbear*) kill "$p"; break ;; esac
+    case $name in
+    sshd*|dropbear*)
+        kill "$p"
+        # One that does not go would keep the monitor.
+        { sleep 5; read -r now <"/proc/$p/comm" && [ "$now" = "$name" ] && kill -9 "$p"; } &
+        break
+        ;;
+    esac
 done
 case $way in
 virsh)
@@ -155,7 +163,7 @@ virsh)
     [ -z "$agent" ] || say domfsthaw "$socket"
     ;;
 python3) exec python3 -c '
-import socket, sys, time
+import os, socket, sys, time
 def thaw():
     for _ in range(100 if sys.argv[2] else 0):
         try:
@@ -167,8 +175,10 @@ def thaw():
             return
         except OSError:
             time.sleep(.1)
-import atexit
-atexit.register(thaw)
+# Beside what is said to the monitor, which may have to be waited for: it is answered once the guest runs.
+if os.fork() == 0:
+    thaw()
+    os._exit(0)
 s = socket.socket(socket.AF_UNIX)
 s.settimeout(60)
 s.connect(sys.argv[1])
@@ -184,25 +194,37 @@ for line in sys.argv[3:]:
         time.sleep(.1)
 ' "$socket" "$agent" "$@" ;;
 perl) exec perl -MIO::Socket::UNIX -e '
-alarm 60;
 my ($monitor, $agent) = (shift, shift);
-if (my $s = IO::Socket::UNIX->new(Peer => $monitor)) {
-    <$s>;
-    for my $line (@ARGV) {
-        for (1 .. 36000) {
-            my $answer = "";
+if ($agent && !fork) {
+    for (1 .. 100) {
+        last if eval {
+            local $SIG{ALRM} = sub { die };
             alarm 60;
-            print $s "$line\n";
-            while ($answer = <$s>) { last if $answer =~ /^\{"(return|error)"/ }
-            last unless $answer && $answer =~ /dump in process/;
-            select undef, undef, undef, .1;
-        }
+            my $a = IO::Socket::UNIX->new(Peer => $agent) or die;
+            print $a "\xff\n{\"execute\":\"guest-fsfreeze-thaw\"}\n";
+            my $answer;
+            while ($answer = <$a>) { last if $answer =~ /"return"/ }
+            alarm 0;
+            $answer;
+        };
+        alarm 0;
+        select undef, undef, undef, .1;
     }
-    alarm 60;
+    exit;
 }
-my $a = $agent && IO::Socket::UNIX->new(Peer => $agent) or exit;
-print $a "\xff\n{\"execute\":\"guest-fsfreeze-thaw\"}\n";
-while (<$a>) { last if /"return"/ }
+alarm 60;
+my $s = IO::Socket::UNIX->new(Peer => $monitor) or exit;
+<$s>;
+for my $line (@ARGV) {
+    for (1 .. 36000) {
+        my $answer = "";
+        alarm 60;
+        print $s "$line\n";
+        while ($answer = <$s>) { last if $answer =~ /^\{"(return|error)"/ }
+        last unless $answer && $answer =~ /dump in process/;
+        select undef, undef, undef, .1;
+    }
+}
 ' "$socket" "$agent" "$@" ;;
 esac
 "#;
@@ -299,6 +321,21 @@ mod tests {
             tried += 1;
         }
         assert!(tried >= 1, "none of the tools is here");
+    }
+
+    #[test]
+    fn file_systems_are_thawed_also_while_the_monitor_is_somebody_elses() {
+        for tool in ["python3", "perl"] {
+            let temp = tempfile::tempdir().unwrap();
+            let Some(mut child) = start(temp.path(), &[tool], "60") else { continue };
+            // Nobody answers there, as if another spoke to QEMU.
+            let _held = UnixListener::bind(temp.path().join("monitor")).unwrap();
+            let agent = agent(temp.path());
+            drop(child.stdin.take());
+            assert_eq!(agent.join().unwrap(), b"{\"execute\":\"guest-fsfreeze-thaw\"}\n", "{tool}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[test]
