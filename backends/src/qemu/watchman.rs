@@ -178,7 +178,11 @@ def thaw():
             a.settimeout(60)
             a.connect(sys.argv[2])
             a.sendall(b"\xff\n{\"execute\":\"guest-fsfreeze-thaw\"}\n")
-            while b"\"return\"" not in a.recv(4096): pass
+            got = b""
+            while b"\"return\"" not in got:
+                more = a.recv(4096)
+                if not more: raise OSError
+                got = got[-64:] + more
             return
         except OSError:
             time.sleep(.1)
