@@ -398,8 +398,4 @@ END
 measure_memory
 measure_disks
 measure_verify
-mkdir -p "$(dirname "$output")"
-report >"$work/report.md"
-cp "$work/report.md" "$output"
-grep -E '^[|-]' "$output"
-say "written to $output"
+publish "$output"

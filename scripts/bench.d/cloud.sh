@@ -147,8 +147,4 @@ make_volume small "$small"
 make_volume large "$large"
 start_account
 measure
-mkdir -p "$(dirname "$output")"
-report >"$work/report.md"
-cp "$work/report.md" "$output"
-grep -E '^[|-]' "$output"
-say "written to $output"
+publish "$output"

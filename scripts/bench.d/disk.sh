@@ -195,8 +195,4 @@ rm -rf "$work"/small* "$work"/large* "$work"/out*
 say "making $many files"
 make_many
 measure_many
-mkdir -p "$(dirname "$output")"
-report >"$work/report.md"
-cp "$work/report.md" "$output"
-grep -E '^[|-]' "$output"
-say "written to $output"
+publish "$output"

@@ -109,8 +109,4 @@ say "making a disk of $size MiB"
 make_disk
 wrap
 measure
-mkdir -p "$(dirname "$output")"
-report >"$work/report.md"
-cp "$work/report.md" "$output"
-grep -E '^[|-]' "$output"
-say "written to $output"
+publish "$output"

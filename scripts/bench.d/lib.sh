@@ -103,3 +103,12 @@ heading() {
     echo "Written by \`$asked\` on $(date -u +%Y-%m-%d), impound $("$impound" --version | sed -n '1s/.* //p'). Median of $rounds rounds (smallest–largest);"
     echo "what is compared was measured in the same run, in turns."
 }
+
+# publish FILE: the benchmark's report goes there, and its tables to the terminal.
+publish() {
+    mkdir -p "$(dirname "$1")"
+    report >"$work/report.md"
+    cp "$work/report.md" "$1"
+    grep -E '^[|-]' "$1"
+    say "written to $1"
+}

@@ -115,8 +115,4 @@ capture new linux-6.12 256
 capture large linux-small 4096
 peers
 measure
-mkdir -p "$(dirname "$output")"
-report >"$work/report.md"
-cp "$work/report.md" "$output"
-grep -E '^[|-]' "$output"
-say "written to $output"
+publish "$output"

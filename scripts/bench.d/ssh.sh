@@ -186,8 +186,4 @@ for round in $(seq "$rounds"); do
     around impound by_impound
     around hand by_hand
 done
-mkdir -p "$(dirname "$output")"
-report >"$work/report.md"
-cp "$work/report.md" "$output"
-grep -E '^[|-]' "$output"
-say "written to $output"
+publish "$output"

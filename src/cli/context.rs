@@ -30,13 +30,13 @@ impl Context {
 
     /// A table on stdout.
     pub(super) fn table(&self, columns: &'static [Column]) -> Box<dyn Rows> {
-        self.format.rows(columns, Box::new(io::BufWriter::new(io::stdout().lock())))
+        self.format.rows(columns, Box::new(output()))
     }
 
     /// A large table on stdout, written while its rows are found.
     pub(super) fn table_aside(&self, columns: &'static [Column]) -> Aside<Vec<Vec<Cell>>> {
         let format = self.format;
-        Aside::new(move || format.rows(columns, Box::new(io::BufWriter::new(io::stdout().lock()))))
+        Aside::new(move || format.rows(columns, Box::new(output())))
     }
 
     /// The format of tables.
@@ -128,10 +128,38 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).with_context(|| format!("could not write {}", path.display()))
 }
 
+/// Stdout, held. Its errors say what could not be done.
+pub(super) struct Stdout(io::StdoutLock<'static>);
+
+impl Stdout {
+    pub(super) fn lock() -> Self {
+        Self(io::stdout().lock())
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(|error| cut_off(&error))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(|error| cut_off(&error))
+    }
+}
+
+fn cut_off(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("could not write the output: {error}; what came until then is not all"))
+}
+
+/// Stdout for rows and lines.
+pub(super) fn output() -> io::BufWriter<Stdout> {
+    io::BufWriter::new(Stdout::lock())
+}
+
 /// Stdout for what a guest wrote, which may steer a terminal: it must be a file or a pipe.
-pub(super) fn raw_stdout() -> Result<io::StdoutLock<'static>> {
-    let out = io::stdout().lock();
-    if out.is_terminal() {
+pub(super) fn raw_stdout() -> Result<Stdout> {
+    let out = Stdout::lock();
+    if out.0.is_terminal() {
         let what = "what a guest wrote does not go to a terminal: send it to a file or a program";
         return Err(UsageError(what.to_owned()).into());
     }

@@ -1,7 +1,7 @@
 //! `impound completions` and `impound man`.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -9,7 +9,7 @@ use clap::Command;
 use clap_complete::Shell;
 
 use super::Exit;
-use super::context::write_new;
+use super::context::{Stdout, write_new};
 
 /// Arguments of `completions`.
 #[derive(Debug, clap::Args)]
@@ -29,14 +29,14 @@ pub(super) struct ManArgs {
 pub(super) fn completions(args: &CompletionArgs, mut command: Command) -> Result<Exit> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut command, "impound", &mut text);
-    io::stdout().write_all(&text)?;
+    Stdout::lock().write_all(&text)?;
     Ok(Exit::Complete)
 }
 
 pub(super) fn man(args: &ManArgs, mut command: Command) -> Result<Exit> {
     command.build();
     let Some(dir) = &args.output else {
-        io::stdout().write_all(&page(command)?)?;
+        Stdout::lock().write_all(&page(command)?)?;
         return Ok(Exit::Complete);
     };
     fs::create_dir_all(dir).with_context(|| format!("could not make {}", dir.display()))?;

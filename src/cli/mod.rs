@@ -115,17 +115,10 @@ pub fn main() -> ExitCode {
         // Whoever read our output has seen enough.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            context.say(&format!("error: {}", printable(&told(&error))));
+            context.say(&format!("error: {}", printable(&chain(&error))));
             exit::of(&error).into()
         }
     }
-}
-
-/// What went wrong. Whatever is read or written elsewhere says itself what it is; only output does not.
-fn told(error: &anyhow::Error) -> String {
-    let bare = error.is::<std::io::Error>() && error.chain().count() == 1;
-    let text = chain(error);
-    if bare { format!("could not write the output: {text}; what came until then is not all") } else { text }
 }
 
 /// All causes in one line; a cause that its effect already tells is left out.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Exit;
 use super::access::AccessArgs;
-use super::context::{self, Context, block_on};
+use super::context::{self, Context, Stdout, block_on};
 use crate::report::{Absent, Cell, Column, Rows, human_bytes};
 
 /// The arguments.
@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Exit> {
     })??;
     if args.details {
         use std::io::Write as _;
-        writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&facts)?)?;
+        writeln!(Stdout::lock(), "{}", serde_json::to_string_pretty(&facts)?)?;
         return Ok(Exit::Complete);
     }
     let mut rows = context.table(COLUMNS);

@@ -119,11 +119,17 @@ impl Physical {
 
     /// A copy of `len` bytes. `len` was bounded by the caller.
     pub fn vec(&self, at: u64, len: usize) -> Result<Vec<u8>, Fault> {
+        self.vec_with_room(at, len, 0)
+    }
+
+    /// The same, with room for so many more behind it: what is added there moves nothing.
+    pub fn vec_with_room(&self, at: u64, len: usize, room: usize) -> Result<Vec<u8>, Fault> {
         let end = at.checked_add(len as u64).ok_or(Fault::NoAddress(at))?;
         if end > self.len() {
             return Err(Fault::NotInImage(at));
         }
-        let mut bytes = vec![0; len];
+        let mut bytes = vec![0; len.saturating_add(room)];
+        bytes.truncate(len);
         // Large copies pass the cache by.
         self.image.read_at(at, &mut bytes).map_err(|error| self.fault(at, &error))?;
         Ok(bytes)

@@ -201,13 +201,18 @@ fn pending(account: &Account) -> std::process::Child {
     child
 }
 
+/// A run that is killed while a copy is under way.
+fn killed(account: &Account) {
+    let mut child = pending(account);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// What a killed run left is said as long as somebody can be asked who knows.
 #[test]
 fn after_a_kill_recovery_says_which_copies_there_are() {
     let account = Account::with_evidence(&[disk()]);
-    let mut child = pending(&account);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    killed(&account);
     let (id, copy) = only_copy(&account);
     let (case, source) = (account.case().display().to_string(), copy["of"].as_str().unwrap().to_owned());
     account.run(&["verify", &case]).expect(3).unwrap();
@@ -233,9 +238,7 @@ fn after_a_kill_recovery_says_which_copies_there_are() {
 #[test]
 fn after_a_kill_the_run_that_goes_on_takes_up_the_copy_that_is_there() {
     let account = Account::with_evidence(&[disk()]);
-    let mut child = pending(&account);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    killed(&account);
     account.fault(&json!({ "all_end": true }));
     account.acquire(&[&TO[..], &["--resume"]].concat()).expect(0).unwrap();
     let (id, copy) = only_copy(&account);

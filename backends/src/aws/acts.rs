@@ -44,9 +44,10 @@ impl Acts {
         if (self.share.is_none() && self.copy.is_none()) || volumes.is_empty() {
             return Ok((None, Vec::new()));
         }
-        let unknown = kms::shareable(api, &kms::keys_of(volumes.iter().copied())).await?;
+        let keys = kms::keys_of(volumes.iter().copied());
+        let unknown = kms::shareable(api, &keys).await?;
         let vault = match &self.copy {
-            Some(wish) => Some(wish.ready(api, caller, access, volumes).await?),
+            Some(wish) => Some(wish.ready(api, caller, access, &keys).await?),
             None => None,
         };
         Ok((vault, unknown))

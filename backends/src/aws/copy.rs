@@ -6,8 +6,10 @@
 //! meanwhile says what was not complete. Each copy has a tag with the snapshot it is of. By that it is found if no answer came,
 //! and by a run that goes on with the same snapshots, so that nothing is copied twice.
 
+use std::collections::BTreeSet;
+
 use super::api::Api;
-use super::ec2::{RUN_TAG, Snapshot, Volume, is_id, param, tag_params};
+use super::ec2::{RUN_TAG, Snapshot, is_id, param, tag_params};
 use super::settings::Settings;
 use super::{Caller, kms, share};
 use crate::{Access, BackendError, How};
@@ -63,14 +65,14 @@ impl Wish {
         Ok(Some(Self { profile, region, key }))
     }
 
-    /// The account, and whether all of it would work, as far as that can be known before anything is done: `volumes` are those that
-    /// would be copied, `caller` is the one who takes them.
+    /// The account, and whether all of it would work, as far as that can be known before anything is done: `caller` takes the
+    /// snapshots, which are under these keys.
     pub(super) async fn ready(
         &self,
         api: &Api,
         caller: &Caller,
         access: &Access,
-        volumes: &[&Volume],
+        keys: &BTreeSet<String>,
     ) -> Result<Vault, BackendError> {
         let region = self.region.as_deref().unwrap_or(&api.region);
         let vault = Vault::open(&self.profile, &api.region, region, self.key.clone(), access).await?;
@@ -78,7 +80,7 @@ impl Wish {
             let why = format!("its keys are those of account {} itself, where a copy is no safer", caller.account);
             return Err(BackendError::caller("copy the snapshots", format!("profile {}", self.profile), why));
         }
-        kms::usable(&vault.near, &vault.account, &kms::keys_of(volumes.iter().copied())).await?;
+        kms::usable(&vault.near, &vault.account, keys).await?;
         vault.check_key().await?;
         vault.check_permission().await?;
         Ok(vault)

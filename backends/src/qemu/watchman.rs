@@ -265,6 +265,7 @@ mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
+    use std::os::unix::process::ExitStatusExt;
     use std::path::Path;
     use std::process::{Child, Command as Process, Stdio};
 
@@ -272,6 +273,11 @@ mod tests {
 
     /// The script with only these tools to be found.
     fn start(folder: &Path, tools: &[&str], silence: &str) -> Option<Child> {
+        start_by(Process::new("/bin/sh").arg("-c"), folder, tools, silence)
+    }
+
+    /// The same, as the last arguments of this command.
+    fn start_by(command: &mut Process, folder: &Path, tools: &[&str], silence: &str) -> Option<Child> {
         let bin = folder.join("bin");
         std::fs::create_dir(&bin).unwrap();
         for tool in [tools, &["sh", "timeout", "dd", "sleep", "cat"]].concat() {
@@ -286,9 +292,8 @@ mod tests {
             symlink(path.trim(), bin.join(tool)).unwrap();
         }
         let socket = folder.join("monitor").display().to_string();
-        let mut command = Process::new("/bin/sh");
         let agent = folder.join("agent").display().to_string();
-        command.args(["-c", SCRIPT, "impound", "", &socket, silence, &agent, r#"{"execute":"cont"}"#]);
+        command.args([SCRIPT, "impound", "", &socket, silence, &agent, r#"{"execute":"cont"}"#]);
         command.env("PATH", bin).stdin(Stdio::piped()).stdout(Stdio::piped());
         Some(command.spawn().unwrap())
     }
@@ -352,6 +357,33 @@ mod tests {
             tried += 1;
         }
         assert!(tried >= 1, "none of the tools is here");
+    }
+
+    /// It stands below a session of sshd that does not see the first signal, and below one that sees none.
+    #[test]
+    fn a_session_that_does_not_go_is_told_again_and_then_killed() {
+        let second = "n=0; trap 'n=$((n + 1)); [ $n -lt 2 ] || exit 7' TERM";
+        for (hears, ends) in [(second, (Some(7), None)), ("trap '' TERM", (None, Some(9)))] {
+            let temp = tempfile::tempdir().unwrap();
+            let sshd = temp.path().join("sshd");
+            symlink("/bin/sh", &sshd).unwrap();
+            let session = format!(r#"{hears}; exec 3<&0; sh -c "$@" <&3 & while :; do wait $!; sleep .1; done"#);
+            let monitor = monitor(temp.path());
+            let mut command = Process::new(sshd);
+            let started = start_by(command.args(["-c", &session, "sshd"]), temp.path(), &["perl"], "60");
+            let mut session = started.expect("perl is part of every Debian");
+            drop(session.stdin.take());
+            let begun = std::time::Instant::now();
+            let status = loop {
+                match session.try_wait().unwrap() {
+                    Some(status) => break status,
+                    None => assert!(begun.elapsed().as_secs() < 120, "{hears}: it lives"),
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            };
+            assert_eq!((status.code(), status.signal()), ends, "{hears}");
+            assert_eq!(monitor.join().unwrap().len(), 4);
+        }
     }
 
     /// It answers nobody at first, and then breaks: it is tried again.

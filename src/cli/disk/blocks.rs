@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow};
 
 use super::super::Exit;
-use super::super::context::{Context, raw_stdout, write_zeros};
+use super::super::context::{Context, Stdout, raw_stdout, write_zeros};
 use super::super::exit::UsageError;
 use super::list::{exit, int};
 use super::open::{Disk, Mounted};
@@ -141,7 +141,7 @@ fn said(label: &str, done: Result<()>, context: &Context) -> Result<bool> {
 /// Where bytes go: a file keeps its holes.
 enum Output {
     File(File),
-    Stdout(io::StdoutLock<'static>),
+    Stdout(Stdout),
 }
 
 impl Output {

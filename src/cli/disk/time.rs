@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::super::Exit;
 use super::super::aside::{Aside, Sink};
-use super::super::context::Context;
+use super::super::context::{Context, Stdout, output};
 use super::body;
 use super::list::{exit, int};
 use super::open::Disk;
@@ -249,13 +249,13 @@ fn named(label: &str, path: Vec<u8>) -> Vec<u8> {
 
 /// Lines that are no table.
 struct Lines {
-    to: io::BufWriter<io::StdoutLock<'static>>,
+    to: io::BufWriter<Stdout>,
     waiting: String,
 }
 
 impl Default for Lines {
     fn default() -> Self {
-        Self { to: io::BufWriter::new(io::stdout().lock()), waiting: String::new() }
+        Self { to: output(), waiting: String::new() }
     }
 }
 
@@ -283,7 +283,7 @@ enum Events {
 
 impl Events {
     fn new(mactime: bool, for_timesketch: bool, format: Format) -> Self {
-        let table = |format: Format, columns| format.rows(columns, Box::new(io::BufWriter::new(io::stdout().lock())));
+        let table = |format: Format, columns| format.rows(columns, Box::new(output()));
         match (mactime, for_timesketch, format) {
             (true, ..) => Self::Mactime { lines: Lines::default(), last: i64::MIN },
             (_, true, Format::Text) => Self::Table { rows: table(Format::Csv, TIMESKETCH), row: timesketch },

@@ -1,6 +1,6 @@
 //! Questions asked of one kernel, all of them at once, and their answers printed in their order.
 
-use std::io::{self, StdoutLock, Write};
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -10,7 +10,7 @@ use anyhow::Result;
 use super::{Args, kernel, terms};
 use crate::analyzer::{Analyzer, Run};
 use crate::cli::Exit;
-use crate::cli::context::Context;
+use crate::cli::context::{Context, Stdout, output};
 use crate::cli::exit::UsageError;
 use crate::memory::linux::settle::{Settled, settle};
 use crate::memory::linux::{Ask, Kernel};
@@ -116,7 +116,7 @@ fn in_turn(
 
 /// Writes answers one behind the other.
 struct Printer<'a> {
-    out: io::BufWriter<StdoutLock<'static>>,
+    out: io::BufWriter<Stdout>,
     form: Form,
     context: &'a Context,
     exit: Exit,
@@ -126,8 +126,7 @@ struct Printer<'a> {
 
 impl<'a> Printer<'a> {
     fn new(form: Form, context: &'a Context) -> Self {
-        let out = io::BufWriter::new(io::stdout().lock());
-        Self { out, form, context, exit: Exit::Complete, first: true }
+        Self { out: output(), form, context, exit: Exit::Complete, first: true }
     }
 
     /// Several answers are one array.

@@ -22,6 +22,9 @@ const AROUND: [(u64, u64); 3] = [(3 << 20, 1 << 20), (6 << 20, 3 << 20), (16 << 
 /// A kernel's BTF has more types than this; those of modules have less.
 const TYPES_LEAST: usize = 500_000;
 
+/// Room for the types of modules behind the kernel's, in bytes: what is not used costs nothing.
+const MODULES: usize = 4 << 20;
+
 /// What was found, and how.
 pub(super) struct Found {
     /// The kernel's names.
@@ -238,7 +241,7 @@ fn types(memory: &Physical, names: &Names) -> Outcome<(Btf, &'static str)> {
     if let (Some(begin), Some(end)) = ends {
         let len = usize::try_from(end.saturating_sub(begin)).unwrap_or(usize::MAX);
         let at = names.place.physical(begin);
-        let bytes = if len <= btf::MOST_BYTES { memory.vec(at, len).ok() } else { None };
+        let bytes = if len <= btf::MOST_BYTES { memory.vec_with_room(at, len, MODULES).ok() } else { None };
         match bytes.ok_or("the image does not hold it".to_owned()).and_then(Btf::parse) {
             Ok(types) if types.find("task_struct").is_some() => return Ok((types, "BTF at the kernel's own symbol")),
             Ok(_) => "its types hold no task_struct".clone_into(&mut why),
