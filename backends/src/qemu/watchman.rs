@@ -407,10 +407,16 @@ mod tests {
             let temp = tempfile::tempdir().unwrap();
             let Some(mut child) = start(temp.path(), &[tool], "60") else { continue };
             // Nobody answers there, as if another spoke to QEMU.
-            let _held = UnixListener::bind(temp.path().join("monitor")).unwrap();
+            let held = UnixListener::bind(temp.path().join("monitor")).unwrap();
             let agent = agent(temp.path());
             drop(child.stdin.take());
             assert_eq!(agent.join().unwrap(), b"{\"execute\":\"guest-fsfreeze-thaw\"}\n", "{tool}");
+            // It still waits for the monitor, and was not done with it.
+            let (mut stream, _) = held.accept().unwrap();
+            stream.write_all(b"{\"QMP\": {}}\n").unwrap();
+            let mut said = String::new();
+            BufReader::new(stream).read_line(&mut said).unwrap();
+            assert_eq!(said, "{\"execute\":\"qmp_capabilities\"}\n", "{tool}");
             child.kill().unwrap();
             child.wait().unwrap();
         }
