@@ -177,7 +177,7 @@ fn skipped(why: &str) -> Result<Option<XenHost>> {
 
 /// Says on stderr, and to `scripts/check`, what was not tested and why.
 pub fn skip(why: &str) -> Result<()> {
-    let line = format!("skipped: qemu_xen: {why}");
+    let line = format!("skipped: xen: {why}");
     eprintln!("{line}");
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
     writeln!(fs::File::options().create(true).append(true).open(place)?, "{line}")?;

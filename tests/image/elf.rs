@@ -1,4 +1,4 @@
-//! ELF cores. QEMU's own are in `tests/qemu_image.rs`; here stands what QEMU does not write on demand.
+//! ELF cores. QEMU's own are in `tests/qemu/image.rs`; here stands what QEMU does not write on demand.
 
 use impound::image::{Kind, map};
 use impound_backends::Why;

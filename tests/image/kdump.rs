@@ -1,4 +1,4 @@
-//! kdump-compressed dumps. QEMU's and makedumpfile's own are in `tests/qemu_image.rs`; the writer here makes pages of every
+//! kdump-compressed dumps. QEMU's and makedumpfile's own are in `tests/qemu/image.rs`; the writer here makes pages of every
 //! compression, filtered ones and those that were cut off.
 
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! QEMU's migration stream, where it needs to be wrong: those of QEMU itself are in `tests/qemu_image.rs`.
+//! QEMU's migration stream, where it needs to be wrong: those of QEMU itself are in `tests/qemu/image.rs`.
 
 use crate::kit;
 use crate::memory::{self, PAGE, with};

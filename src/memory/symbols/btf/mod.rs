@@ -99,10 +99,13 @@ impl Btf {
         bytes.truncate(end);
         let mut records = vec![0];
         let mut named = Vec::new();
+        let mut furthest = Furthest::default();
         let mut at = types;
         while at < strings {
             let record = Record::read(&bytes, at).ok_or_else(|| format!("a record at {at:#x} is cut short"))?;
             let len = record.len().ok_or_else(|| format!("a record of kind {} at {at:#x}", record.kind))?;
+            let body = bytes.get(at + 12..at + len).ok_or_else(|| format!("a record at {at:#x} is cut short"))?;
+            furthest.see(&record, body, records.len());
             if matches!(record.kind, 4..=6 | 19) {
                 named.push((record.name, records.len() as u32));
             }
@@ -112,8 +115,8 @@ impl Btf {
         if at != strings {
             return Err(format!("its last record ends at {at:#x} and not at {strings:#x}"));
         }
+        furthest.check(records.len(), end - strings)?;
         let mut btf = Self { bytes, records, strings, names: ByName::new(std::iter::empty()) };
-        btf.check()?;
         let hashed = named.into_iter().filter(|(name, _)| *name != 0);
         btf.names = ByName::new(hashed.map(|(name, id)| (hash(btf.text(name)), id)));
         Ok(btf)
@@ -139,32 +142,6 @@ impl Btf {
         let (types, offset, names) = (u32_at(header, 12)?, u32_at(header, 16)?, u32_at(header, 20)?);
         let all = (types as usize).checked_add(names as usize)?.checked_add(24)?;
         (header.starts_with(&MAGIC) && offset == types && all <= MOST_BYTES).then_some((all, types as usize))
-    }
-
-    /// Every name and reference leads somewhere.
-    fn check(&self) -> Result<(), String> {
-        let (types, names) = (self.records.len() as u32, (self.bytes.len() - self.strings) as u32);
-        for (id, &at) in self.records.iter().enumerate().skip(1) {
-            let Some(record) = Record::read(&self.bytes, at as usize) else { return Err("cut short".to_owned()) };
-            let refers = matches!(record.kind, 2 | 8..=14 | 17 | 18);
-            let mut fine = record.name < names && (!refers || record.size_or_type < types);
-            let word = |at| u32_at(&self.bytes, at).unwrap_or(u32::MAX);
-            let body = record.at + 12;
-            match record.kind {
-                3 => fine &= word(body) < types && word(body + 4) < types,
-                4 | 5 => {
-                    fine &= (0..record.vlen as usize)
-                        .all(|n| word(body + 12 * n) < names && word(body + 12 * n + 4) < types);
-                }
-                6 => fine &= (0..record.vlen as usize).all(|n| word(body + 8 * n) < names),
-                13 => fine &= (0..record.vlen as usize).all(|n| word(body + 8 * n + 4) < types),
-                _ => {}
-            }
-            if !fine {
-                return Err(format!("type {id} names or refers to something that is not there"));
-            }
-        }
-        Ok(())
     }
 
     fn record(&self, id: Id) -> Option<Record> {
@@ -318,6 +295,48 @@ impl Btf {
     }
 }
 
+/// The highest name and the highest type that records name and refer to, each with the number of the first record that does.
+#[derive(Default)]
+struct Furthest {
+    name: (u32, usize),
+    target: (u32, usize),
+}
+
+impl Furthest {
+    /// Takes what the record of this number, with `body` behind it, names and refers to.
+    fn see(&mut self, record: &Record, body: &[u8], number: usize) {
+        let Parts { count, step, name: names, target: targets } = record.parts();
+        let (mut name, mut target) = (record.name, if record.refers() { record.size_or_type } else { 0 });
+        for part in body.chunks_exact(step).take(count) {
+            name = name.max(names.and_then(|at| u32_at(part, at)).unwrap_or(0));
+            target = target.max(targets.and_then(|at| u32_at(part, at)).unwrap_or(0));
+        }
+        if name > self.name.0 {
+            self.name = (name, number);
+        }
+        if target > self.target.0 {
+            self.target = (target, number);
+        }
+    }
+
+    /// Every name and reference leads somewhere.
+    fn check(&self, types: usize, names: usize) -> Result<(), String> {
+        match (self.name, self.target) {
+            ((name, id), _) if name as usize >= names => Err(format!("type {id} has a name that is not there")),
+            (_, (target, id)) if target as usize >= types => Err(format!("type {id} refers to one that is not there")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What stands behind a record that names or refers to something: so many parts of so many bytes, and where in each.
+struct Parts {
+    count: usize,
+    step: usize,
+    name: Option<usize>,
+    target: Option<usize>,
+}
+
 impl Record {
     fn read(bytes: &[u8], at: usize) -> Option<Self> {
         let info = u32_at(bytes, at + 4)?;
@@ -331,6 +350,22 @@ impl Record {
         match self.kind {
             4 | 5 | 15 | 19 => 12,
             _ => 8,
+        }
+    }
+
+    /// Is `size_or_type` a type?
+    fn refers(&self) -> bool {
+        matches!(self.kind, 2 | 8..=14 | 17 | 18)
+    }
+
+    fn parts(&self) -> Parts {
+        let (count, name, target) = (self.vlen as usize, Some(0), Some(4));
+        match self.kind {
+            3 => Parts { count: 2, step: 4, name: None, target: Some(0) },
+            4 | 5 | 13 => Parts { count, step: self.step(), name, target },
+            6 | 19 => Parts { count, step: self.step(), name, target: None },
+            15 => Parts { count, step: self.step(), name: None, target: Some(0) },
+            _ => Parts { count: 0, step: self.step(), name: None, target: None },
         }
     }
 

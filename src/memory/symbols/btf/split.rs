@@ -5,12 +5,7 @@
 //! reference does not fit is refused as a whole.
 
 use super::super::hash;
-use super::{Btf, MAGIC, MOST_BYTES, Record, u32_at};
-
-/// Kinds whose `size_or_type` is a type.
-fn refers(kind: u32) -> bool {
-    matches!(kind, 2 | 8..=14 | 17 | 18)
-}
+use super::{Btf, MAGIC, MOST_BYTES, Parts, Record, u32_at};
 
 impl Btf {
     /// Adds the types of modules. Answers which modules were refused, and why.
@@ -106,32 +101,18 @@ impl Moved<'_> {
 
     /// Gives one record of `types` its new names and numbers; `None` if one of the old ones leads nowhere.
     fn rewrite(&self, record: &Record, types: &mut [u8]) -> Option<()> {
-        let body = record.at + 12;
         put(types, record.at, self.name(record.name)?)?;
-        if refers(record.kind) {
+        if record.refers() {
             put(types, record.at + 8, self.id(record.size_or_type)?)?;
         }
-        // Words of each part: which is a name, which a type.
-        let (step, name, id) = match record.kind {
-            4 | 5 => (12, Some(0), Some(4)),
-            6 | 19 => (record.step(), Some(0), None),
-            13 => (8, Some(0), Some(4)),
-            15 => (12, None, Some(0)),
-            _ => (0, None, None),
-        };
-        let parts = if step == 0 { 0 } else { record.vlen as usize };
-        for n in 0..parts {
-            let part = body + n * step;
+        let Parts { count, step, name, target } = record.parts();
+        for part in (record.at + 12..).step_by(step).take(count) {
             if let Some(word) = name {
                 put(types, part + word, self.name(u32_at(types, part + word)?)?)?;
             }
-            if let Some(word) = id {
+            if let Some(word) = target {
                 put(types, part + word, self.id(u32_at(types, part + word)?)?)?;
             }
-        }
-        if record.kind == 3 {
-            put(types, body, self.id(u32_at(types, body)?)?)?;
-            put(types, body + 4, self.id(u32_at(types, body + 4)?)?)?;
         }
         Some(())
     }

@@ -3,21 +3,17 @@
 //!
 //! `IMPOUND_DROPS` is how often (12 unless said), `IMPOUND_SEED` where chance begins; a failure names its seed.
 
-#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
-
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use crate::common::control::State;
+use crate::common::guest::{Spec, wait_until};
+use crate::common::killer::complete_is_complete;
+use crate::common::run::Ran;
+use crate::common::there::There;
 use anyhow::{Context, Result, ensure};
-use common::control::State;
-use common::guest::{Spec, wait_until};
-use common::killer::complete_is_complete;
-use common::run::Ran;
-use common::there::There;
 use serde_json::Value;
 
 const WITHIN: Duration = Duration::from_secs(300);

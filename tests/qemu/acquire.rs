@@ -1,18 +1,14 @@
 //! Captures from real guests: what is taken is right, of one instant, and the VM is left as it was found.
 
-#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
-
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::guest::{Disk, Guest, Source, Spec};
+use crate::common::run::{Exhibit, Ran, holds, impound, run, sha256sum, verify_sh};
 use anyhow::{Context, Result, ensure};
-use common::guest::{Disk, Guest, Source, Spec};
-use common::run::{Exhibit, Ran, holds, impound, run, sha256sum, verify_sh};
 use serde_json::{Value, json};
 
 fn case(guest: &Guest, name: &str) -> PathBuf {

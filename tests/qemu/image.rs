@@ -3,16 +3,7 @@
 //! No guest is booted: the firmware runs, and what it leaves in RAM is content enough, with a few bytes more written into
 //! it from outside. The VMs have so much RAM that a part of it lies above 4 GiB; it is never touched, so it costs nothing.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod common;
-#[path = "image/kit.rs"]
+#[path = "../image/kit.rs"]
 #[allow(dead_code, reason = "other tests ask more of it")]
 mod kit;
 
@@ -22,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::control::Control;
+use crate::common::control::Control;
 use impound::image::{Content, Image, Kind, ReadError, map};
 use impound_backends::Why;
 use serde_json::{Value, json};
@@ -311,7 +302,7 @@ fn is_part_of(image: &Image, raw: &[u8]) -> map::Totals {
 /// Debian's makedumpfile is built without Snappy and Zstandard and stores pages as they are if asked for those.
 #[test]
 fn what_makedumpfile_makes_of_a_guests_dump_is_read() {
-    let guest = common::guest::Guest::boot(&common::guest::Spec::new("linux-small")).unwrap();
+    let guest = crate::common::guest::Guest::boot(&crate::common::guest::Spec::new("linux-small")).unwrap();
     let path = |name: &str| guest.folder().join(name);
     let arguments = json!({ "val": 0, "size": 256 << 20, "filename": path("raw") });
     guest.control().execute("stop", &json!({})).unwrap();

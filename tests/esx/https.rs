@@ -1,23 +1,13 @@
 //! ESXi's files by its datastore browser, against a double of the host (`common/esx`, `browser.py`): what comes is what lay there,
 //! who is believed to be the host, what an answer must be, and where the password is not.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test stops where something is not as it should be"
-)]
-#![cfg(feature = "esx")]
-
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::common::esx::browser::Browser;
+use crate::common::esx::{DISK, Esx, MEMORY, NAME, STORE, content, said};
+use crate::common::run::{Exhibit, Ran, holds, impound};
 use anyhow::{Result, ensure};
-use common::esx::browser::Browser;
-use common::esx::{DISK, Esx, MEMORY, NAME, STORE, content, said};
-use common::run::{Exhibit, Ran, holds, impound};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

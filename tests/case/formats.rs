@@ -1,15 +1,6 @@
 //! The formats on disk are what `docs/` says: a produced `exhibit.json` follows `docs/exhibit.schema.json` to the letter,
 //! the sample of each version there ever was is still read, and `docs/formats.md` has a word on every file.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test stops where something is not as it should be"
-)]
-
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -85,9 +76,9 @@ fn is(kind: &Value, value: &Value) -> bool {
 fn exhibit_json_follows_its_schema_and_the_schema_is_strict() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("case");
-    let case = support::build(&path, None);
+    let case = crate::kit::build(&path, None);
     let partial = impound::case::Outcome::Partial { why: "read errors".to_owned(), missing: 1 };
-    support::seal(&case, "vdb", b"x", false, partial, &path.join("journal/r1.wire.jsonl"));
+    crate::kit::seal(&case, "vdb", b"x", false, partial, &path.join("journal/r1.wire.jsonl"));
     let schema = Schema(serde_json::from_str(&docs("exhibit.schema.json")).unwrap());
     let mut seen = 0;
     for entry in fs::read_dir(path.join("exhibits")).unwrap() {
@@ -127,7 +118,7 @@ fn the_sample_of_every_version_is_still_read() {
 fn formats_md_has_a_word_on_every_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("case");
-    support::build(&path, Some(&support::key(dir.path(), "key")));
+    crate::kit::build(&path, Some(&crate::kit::key(dir.path(), "key")));
     let text = docs("formats.md");
     let mut open = vec![PathBuf::new()];
     while let Some(below) = open.pop() {

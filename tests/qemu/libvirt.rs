@@ -1,20 +1,16 @@
 //! QEMU behind a real libvirtd, here and over SSH: captures are of one instant, and libvirt finds the domain as it knew it.
 
-#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
-
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::common::counter::{Memory, Record};
+use crate::common::guest::wait_until;
+use crate::common::libvirtd::{Libvirtd, helper};
+use crate::common::run::{Exhibit, Ran, impound};
+use crate::common::sshd::Sshd;
 use anyhow::{Context, Result};
-use common::counter::{Memory, Record};
-use common::guest::wait_until;
-use common::libvirtd::{Libvirtd, helper};
-use common::run::{Exhibit, Ran, impound};
-use common::sshd::Sshd;
 use serde_json::{Value, json};
 
 struct There {

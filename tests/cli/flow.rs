@@ -1,17 +1,13 @@
 //! The whole way of a capture on the scripted VM: whatever call fails, and wherever the program dies, the guest ends as it
 //! was found, nothing is left behind, and nothing looks more complete than it is.
 
-#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
-
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::common::guest::wait_until;
+use crate::common::run::{Exhibit, run, sha256sum};
 use anyhow::{Context, Result, ensure};
-use common::guest::wait_until;
-use common::run::{Exhibit, run, sha256sum};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -37,7 +33,7 @@ impl Scene {
         self.case().display().to_string()
     }
 
-    fn acquire(&self, more: &str, arguments: &[&str]) -> Result<common::run::Ran> {
+    fn acquire(&self, more: &str, arguments: &[&str]) -> Result<crate::common::run::Ran> {
         let (target, case) = (self.target(more), self.case_text());
         let mut all = vec!["acquire", target.as_str(), "--case", case.as_str(), "--memory", "--disk", "all"];
         all.extend_from_slice(arguments);

@@ -1,11 +1,9 @@
 //! Several targets in one command: asked and taken side by side, and none of them stops another.
 
-mod common;
-
 use std::fs;
 
+use crate::common::run::{Exhibit, run};
 use anyhow::Result;
-use common::run::{Exhibit, run};
 
 #[test]
 fn hosts_are_asked_at_once_and_one_that_fails_is_named() -> Result<()> {

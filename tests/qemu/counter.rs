@@ -2,16 +2,12 @@
 //! one disk, then to the other, without end (`vm-fixtures/recipes/counter/counter.c`). Only a capture of one instant finds
 //! the sweep with at most one step in it, and the three copies of the second counter in order and at most one apart.
 
-#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
-
-mod common;
-
 use std::path::{Path, PathBuf};
 
+use crate::common::counter::{Memory, Record};
+use crate::common::guest::{Guest, Spec};
+use crate::common::run::{Exhibit, run};
 use anyhow::{Context, Result, ensure};
-use common::counter::{Memory, Record};
-use common::guest::{Guest, Spec};
-use common::run::{Exhibit, run};
 
 /// Takes memory and both disks into a new case.
 fn take(guest: &Guest, name: &str, method: &str) -> Result<PathBuf> {

@@ -1,20 +1,16 @@
 //! `--quiesce`: a real guest whose file systems Debian's own agent freezes around the instant. They are thawed whatever happens, and an
 //! agent that cannot do it is known before anything begins.
 
-#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
-
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::common::agent::{Between, Does, ask, channel, only_its_disk_stands_still, wait_for_state, writes};
+use crate::common::guest::{Guest, Spec, wait_until};
+use crate::common::killer::{kill_with_guardian, nothing_is_left};
+use crate::common::run::{Exhibit, Ran, impound, run};
 use anyhow::{Context, Result, ensure};
-use common::agent::{Between, Does, ask, channel, only_its_disk_stands_still, wait_for_state, writes};
-use common::guest::{Guest, Spec, wait_until};
-use common::killer::{kill_with_guardian, nothing_is_left};
-use common::run::{Exhibit, Ran, impound, run};
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -1,24 +1,15 @@
 //! The whole path on memory of a real guest: what was planted in a Linux is found in the exhibits of a VM that an ESXi has,
 //! though only a double of it (`common/esx`): the guest's memory was taken from QEMU and wrapped as VMware saves it.
 
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "this is test code: what is not there should fail the test"
-)]
-#![cfg(feature = "esx")]
-
-mod common;
-
 use std::fs;
 use std::io::Read;
 
+use crate::common::esx::{Esx, NAME};
+use crate::common::guest::{Guest, Spec};
+use crate::common::memory::{Memory, pid_of, texts};
+use crate::common::run::{Exhibit, run};
+use crate::common::vmsn::{regions_of, tag, vmsn};
 use anyhow::{Context, Result};
-use common::esx::{Esx, NAME};
-use common::guest::{Guest, Spec};
-use common::memory::{Memory, pid_of, texts};
-use common::run::{Exhibit, run};
-use common::vmsn::{regions_of, tag, vmsn};
 use serde_json::{Value, json};
 
 /// The registers that VMware's own readers want, as QEMU told them.

@@ -1,25 +1,17 @@
 //! Kernels of many years and of two architectures, each booted once: what a guest said of itself is what its memory tells, also
 //! where nothing tells where to look.
 
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "this is test code: what is not there should fail the test"
-)]
-
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use crate::common::guest::{Guest, Spec, absent};
+use crate::common::memory::{Changed, Memory, answers, find, has, texts};
+use crate::common::pages;
+use crate::common::run::{Exhibit, run};
 use anyhow::{Context, Result, anyhow, ensure};
-use common::guest::{Guest, Spec, absent};
-use common::memory::{Changed, Memory, answers, find, has, texts};
-use common::pages;
-use common::run::{Exhibit, run};
 use impound::analyzer;
 use impound::image::{self, Extent, Frames, Machine, ReadAt, ReadError};
 use impound::memory::Physical;

@@ -2,18 +2,14 @@
 //!
 //! One boot serves all steps, since it takes a minute or more; so they are one test, and what fails names its step.
 
-#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
-
-mod common;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::common::guest::{wait_for, wait_until};
+use crate::common::memory::{Memory, has};
+use crate::common::run::{Exhibit, run, sha256sum};
+use crate::common::xen::{WITHIN, XenHost, skip};
 use anyhow::{Context, Result, bail, ensure};
-use common::guest::{wait_for, wait_until};
-use common::memory::{Memory, has};
-use common::run::{Exhibit, run, sha256sum};
-use common::xen::{WITHIN, XenHost, skip};
 use impound::image;
 use serde_json::{Value, json};
 
@@ -42,7 +38,7 @@ fn a_real_xen_host_is_captured_and_left_as_it_was_found() -> Result<()> {
     let Some(host) = XenHost::boot()? else { return Ok(()) };
     for (done, (what, step)) in STEPS.iter().enumerate() {
         let took = begun.elapsed();
-        eprintln!("qemu_xen: {} s: {what}", took.as_secs());
+        eprintln!("xen: {} s: {what}", took.as_secs());
         if took > BUDGET && std::env::var_os("IMPOUND_XEN_HOST").is_none() {
             let left: Vec<_> = STEPS[done..].iter().map(|(what, _)| *what).collect();
             return skip(&format!("not within {} s on this machine: {}", BUDGET.as_secs(), left.join("; ")));
@@ -126,7 +122,7 @@ fn whole(host: &XenHost) -> Result<()> {
     for (path, marker) in
         [("/note.txt", "marker-on-xen-volume-c03d77"), ("/written-in-guest.txt", "marker-written-in-xen-5b8e20")]
     {
-        let cat = common::run::impound().args(["disk", &format!("{disk}:{path}"), "cat"]).output()?;
+        let cat = crate::common::run::impound().args(["disk", &format!("{disk}:{path}"), "cat"]).output()?;
         ensure!(String::from_utf8_lossy(&cat.stdout).contains(marker), "{path}: {cat:?}");
     }
     Ok(())

@@ -1,7 +1,5 @@
 //! What README.md claims is what the program says of itself.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
-
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +36,7 @@ fn tables() -> [(&'static str, String); 4] {
     [("backends", backends), ("images", images), ("exports", exports), ("analyzers", analyzers)]
 }
 
-/// `IMPOUND_UPDATE=1 cargo test --test readme` writes the tables.
+/// `IMPOUND_UPDATE=1 cargo test --test cli readme` writes the tables.
 #[test]
 fn the_support_tables_are_those_of_the_registries() {
     let mut text = readme();
@@ -52,7 +50,7 @@ fn the_support_tables_are_those_of_the_registries() {
         fs::write(path(), text).unwrap();
         return;
     }
-    assert!(text == readme(), "README.md drifted: IMPOUND_UPDATE=1 cargo test --test readme");
+    assert!(text == readme(), "README.md drifted: IMPOUND_UPDATE=1 cargo test --test cli readme");
 }
 
 #[test]

@@ -1,27 +1,17 @@
 //! ESXi by its shell, against a double of the host (`common/esx`): what is taken, what is left behind, what was said, and what
 //! happens when something breaks.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test stops where something is not as it should be"
-)]
-#![cfg(feature = "esx")]
-
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::common::esx::said;
+use crate::common::esx::{DISK, Esx, MEMORY, NAME, STORE, content};
+use crate::common::run::{Exhibit, Ran, impound, run, sha256sum};
+use crate::common::vmsn::{cpu_tags, regions, vmsn};
 use anyhow::{Context, Result, ensure};
-use common::esx::said;
-use common::esx::{DISK, Esx, MEMORY, NAME, STORE, content};
-use common::run::{Exhibit, Ran, impound, run, sha256sum};
-use common::vmsn::{cpu_tags, regions, vmsn};
 use serde_json::json;
 use tempfile::TempDir;
 

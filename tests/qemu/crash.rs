@@ -4,17 +4,13 @@
 //! `strace` is the killer: it kills the program at the Nth message it sends to QEMU. So the program under test holds no test
 //! code. It counts for each thread alone; a run sends from its main thread.
 
-#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
-
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::common::guest::{Guest, Spec};
+use crate::common::run::{Ran, changes, impound, run};
 use anyhow::{Context, Result, ensure};
-use common::guest::{Guest, Spec};
-use common::run::{Ran, changes, impound, run};
 use serde_json::json;
 
 /// The program under strace, with what strace is to do to it.
@@ -41,7 +37,7 @@ fn commands(guest: &Guest, case: &Path, more: &[&str]) -> Result<Vec<String>> {
 }
 
 /// Nothing of impound's is left in QEMU.
-fn nothing_is_left(guest: &Guest, before: &common::control::State, what: &str) -> Result<()> {
+fn nothing_is_left(guest: &Guest, before: &crate::common::control::State, what: &str) -> Result<()> {
     let after = guest.control().state()?;
     ensure!(after == *before, "{what}: left {after:?}, found {before:?}");
     let objects = guest.control().execute("qom-list", &json!({ "path": "/objects" }))?.to_string();

@@ -1,11 +1,5 @@
 //! A small real case, made through the library, and what tests do to it.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part of it")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test stops where something is not as it should be"
-)]
+#![allow(unreachable_pub, reason = "only tests use it")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

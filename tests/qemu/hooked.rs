@@ -1,15 +1,11 @@
 //! A guest with a real module that hides and hooks, and with odd programs: all of it is found, from memory alone.
 
-#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
-
-mod common;
-
 use std::path::Path;
 
+use crate::common::guest::{Guest, Spec};
+use crate::common::memory::{Memory, has, pid_of, texts};
+use crate::common::run::{Exhibit, run};
 use anyhow::{Context, Result, ensure};
-use common::guest::{Guest, Spec};
-use common::memory::{Memory, has, pid_of, texts};
-use common::run::{Exhibit, run};
 
 #[test]
 fn what_an_intruder_left_is_found() -> Result<()> {
@@ -92,9 +88,9 @@ fn the_module_is_written_out(memory: &Memory<'_>, folder: &Path) -> Result<()> {
     ensure!(rows.len() == 1, "{rows:?}");
     let file = std::fs::read(output.join(rows[0]["file_output"].as_str().context("not written")?))?;
     // mov eax, NF_ACCEPT: what the planted hook answers.
-    let code = common::elf::code_of(&file, "planted_packet")?;
+    let code = crate::common::elf::code_of(&file, "planted_packet")?;
     ensure!(code.windows(5).any(|bytes| bytes == [0xb8, 1, 0, 0, 0]), "{code:x?}");
-    ensure!(common::elf::code_of(&file, "planted_mkdir")?.len() > 4);
+    ensure!(crate::common::elf::code_of(&file, "planted_mkdir")?.len() > 4);
     Ok(())
 }
 

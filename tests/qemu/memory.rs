@@ -1,13 +1,5 @@
 //! Analysis of a real guest's memory: what was planted is found, what was not is not, and damage neither panics nor hangs.
 
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "this is test code: what is not there should fail the test"
-)]
-
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -15,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::common::guest::{Guest, Spec};
+use crate::common::live;
+use crate::common::memory::{Changed, Memory, answers, find, has, pid_of, texts};
+use crate::common::pages;
+use crate::common::run::{Exhibit, Ran, run};
+use crate::common::xencore;
 use anyhow::{Context, Result, ensure};
-use common::guest::{Guest, Spec};
-use common::live;
-use common::memory::{Changed, Memory, answers, find, has, pid_of, texts};
-use common::pages;
-use common::run::{Exhibit, Ran, run};
-use common::xencore;
 use impound::analyzer;
 use impound::image::{self, ReadAt, ReadError};
 use impound::memory::linux::settle::settle;
@@ -219,7 +211,7 @@ fn mistakes_are_told(memory: &Memory<'_>, folder: &Path) -> Result<()> {
     memory.ask(&["linux.pagecache.InodePages", "--path", "/no/such"])?.expect(3)?.says("no such file")?;
     let csv = ["linux.pslist", "linux.lsmod", "--format", "csv"];
     let image = memory.0.display().to_string();
-    let ran = Ran::of(&common::run::impound().args(["memory", image.as_str()]).args(csv).output()?);
+    let ran = Ran::of(&crate::common::run::impound().args(["memory", image.as_str()]).args(csv).output()?);
     ran.expect(2)?.says("one by one")?;
     let empty = folder.join("no-kernel.raw");
     let file = fs::File::create(&empty)?;

@@ -1,22 +1,18 @@
 //! QEMU on another machine, over SSH: a real guest behind a real OpenSSH server. What is taken is as good as what a local
 //! run takes, nothing stays over there, and a link that breaks at any moment leaves a running guest.
 
-#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
-
-mod common;
-
 use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::common::agent::{Between, Does, channel, only_its_disk_stands_still, wait_for_state, writes};
+use crate::common::counter::{Memory, Record};
+use crate::common::guest::{Spec, wait_until};
+use crate::common::killer::complete_is_complete;
+use crate::common::run::{Exhibit, Ran, holds, run, sha256sum};
+use crate::common::sshd::keygen;
+use crate::common::there::There;
 use anyhow::{Context, Result, ensure};
-use common::agent::{Between, Does, channel, only_its_disk_stands_still, wait_for_state, writes};
-use common::counter::{Memory, Record};
-use common::guest::{Spec, wait_until};
-use common::killer::complete_is_complete;
-use common::run::{Exhibit, Ran, holds, run, sha256sum};
-use common::sshd::keygen;
-use common::there::There;
 use serde_json::{Value, json};
 
 #[test]

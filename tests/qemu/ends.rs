@@ -1,18 +1,14 @@
 //! The other bad ends of a capture, on real guests: signalled, the monitor or QEMU gone, held too long, out of space. The
 //! run ends in order, the guest is as it was found, and nothing looks complete that is not.
 
-#![allow(clippy::indexing_slicing, reason = "this is test code: what is not there should fail the test")]
-
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::common::guest::{Disk, Guest, Source, Spec, wait_until};
+use crate::common::killer::{ENDS_WITHIN, Slow, acquire, complete_is_complete, nothing_is_left, strace};
+use crate::common::run::{Exhibit, Ran, impound, run};
 use anyhow::{Context, Result, ensure};
-use common::guest::{Disk, Guest, Source, Spec, wait_until};
-use common::killer::{ENDS_WITHIN, Slow, acquire, complete_is_complete, nothing_is_left, strace};
-use common::run::{Exhibit, Ran, impound, run};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 fn verify_says_incomplete(case: &Path) -> Result<()> {

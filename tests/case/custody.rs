@@ -1,26 +1,17 @@
 //! Custody from end to end, through the library alone and through `verify.sh`: what a case says of itself when nothing was
 //! done to it, when something was left unfinished, and when it is looked at with keys or a head from elsewhere.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test stops where something is not as it should be, helpers included"
-)]
-
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::kit::{Shell, build, findings, info, key, record, seal, verify_sh};
 use impound::case::custody::EventKind;
 use impound::case::verify::{Options, verify};
 use impound::case::{Case, Drafts, Outcome, RunInfo, Signer, close_run, open_runs, recover};
 use impound::progress::Silent;
 use impound_backends::{Journal, Undo};
 use serde_json::Value;
-use support::{Shell, build, findings, info, key, record, seal, verify_sh};
 
 const ADA: &str = "Ada Lovelace";
 
@@ -78,7 +69,7 @@ fn a_head_noted_outside_sees_what_no_case_can_see_of_itself() {
     let good = key(dir.path(), "good");
     let (path, earlier) = (dir.path().join("case"), dir.path().join("earlier"));
     let case = build(&path, Some(&good));
-    support::copy(&path, &earlier);
+    crate::kit::copy(&path, &earlier);
     let head = case.transfer("Grace Hopper", "second opinion", ADA, &Silent).unwrap();
     let expecting = Options { head: Some(head.clone()), ..Options::default() };
     assert_eq!(names(&path, &expecting).0, 0);
@@ -124,7 +115,7 @@ fn a_wrong_passphrase_leaves_the_log_as_it_was() {
     // In a session of its own there is no terminal to ask, whoever runs the tests.
     let mut command = Command::new("setsid");
     command.arg("--wait").arg(std::env::current_exe().unwrap());
-    let out = command.args(["--exact", "wrong_passphrase_without_terminal", "--ignored"]).output().unwrap();
+    let out = command.args(["--exact", "custody::wrong_passphrase_without_terminal", "--ignored"]).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
     assert!(String::from_utf8_lossy(&out.stdout).contains("1 passed"));
 }
@@ -230,7 +221,7 @@ fn an_exhibit_alone_is_verified_as_far_as_it_can_be() {
     build(&path, Some(&good));
     let bag = path.join("exhibits/web01-memory-20261124T103000Z");
     assert_eq!(names(&bag, &Options::default()), (0, vec!["without-case".to_owned(), "self-asserted".to_owned()]));
-    support::edit(&bag.join("data/memory.raw"), |bytes| bytes[0] ^= 1);
+    crate::kit::edit(&bag.join("data/memory.raw"), |bytes| bytes[0] ^= 1);
     let (exit, found) = findings(&bag, &Options::default());
     assert_eq!((exit, found[0].1.as_str()), (5, "data/memory.raw: changed in bytes 0..1048576"));
     assert!(verify(dir.path(), &Options::default(), &Silent).is_err(), "neither case nor exhibit");
@@ -291,7 +282,7 @@ fn what_claims_to_be_complete_has_no_unreadable_gaps() {
     let mut record = record(&case, "vde", 0, Outcome::Complete);
     record.gaps.unreadable = 1;
     assert!(draft.seal(record, Vec::new(), None).unwrap_err().to_string().contains("unreadable gaps"));
-    let missing = support::record(&case, "vde", 0, Outcome::Missing { why: "no such disk".to_owned() });
+    let missing = crate::kit::record(&case, "vde", 0, Outcome::Missing { why: "no such disk".to_owned() });
     fs::write(draft.dir().join("data/stray"), b"").unwrap();
     assert!(draft.seal(missing.clone(), Vec::new(), None).unwrap_err().to_string().contains("nobody stored it"));
     fs::remove_file(draft.dir().join("data/stray")).unwrap();

@@ -1,11 +1,9 @@
 //! The program as a user and as a script meet it: output formats, exit codes, hostile names, completions, man pages.
 
-mod common;
-
 use std::fs;
 
+use crate::common::run::{Ran, impound, run};
 use anyhow::{Context, Result, ensure};
-use common::run::{Ran, impound, run};
 use serde_json::Value;
 
 /// Runs the program with these arguments and nothing else.

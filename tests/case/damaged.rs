@@ -1,8 +1,6 @@
 //! Every parser of the case against damaged samples (`tests/damaged/PARSER/`), and against a good document cut and flipped
 //! at every place: refused in words that are safe to print, never a panic. The fuzz targets go on from here.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops where something is not as it should be")]
-
 use std::fs;
 use std::path::Path;
 
