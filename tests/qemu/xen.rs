@@ -210,7 +210,6 @@ fn the_snapshot_is_of_its_instant(host: &XenHost) -> Result<()> {
     host.is_as_it_was(false, "after a snapshot")
 }
 
-/// Once from here, and once by the program itself on dom0, with the libraries that are missing there.
 /// The digest of what xl itself dumps of a guest that stands still; nothing of ours has a part in it.
 const DUMPED: &str =
     "mkfifo /run/dump && { sha256sum /run/dump & xl dump-core web01 /run/dump >/dev/null; wait; }; rm /run/dump";
@@ -221,18 +220,19 @@ fn dumped_by_xl(host: &XenHost) -> Result<String> {
     sum.split_whitespace().next().map(ToOwned::to_owned).context("no digest")
 }
 
-/// What `take` makes of a guest that stands still is what xl dumps of it, before and after. What dom0 had begun to read or write for the
-/// guest when it was paused still changes its memory: then it is asked again.
+/// What `take` makes of a guest that stands still is what xl dumps of it. What dom0 had begun to read or write for the guest when it was
+/// paused still changes its memory: if they differ and xl's next dump does, too, it is asked again.
 fn as_xl_dumps_it(host: &XenHost, mut take: impl FnMut(u32) -> Result<String>) -> Result<()> {
     host.dom0("xl pause web01")?;
-    let mut before = dumped_by_xl(host)?;
+    let mut theirs = dumped_by_xl(host)?;
     for time in 0..3 {
-        let (ours, after) = (take(time)?, dumped_by_xl(host)?);
-        if before == after {
-            assert_eq!(ours, after);
+        let ours = take(time)?;
+        if ours == theirs {
             return host.dom0("xl unpause web01").map(drop);
         }
-        before = after;
+        let next = dumped_by_xl(host)?;
+        ensure!(next != theirs, "of a guest at rest xl dumps {theirs}, and we {ours}");
+        theirs = next;
     }
     bail!("the memory of a paused guest does not come to rest")
 }

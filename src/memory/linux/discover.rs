@@ -19,6 +19,8 @@ use super::vmcoreinfo::Vmcoreinfo;
 
 /// What is looked at before and behind the token table, in bytes: names and offsets of kallsyms. Those of most kernels lie in the first.
 const AROUND: [(u64, u64); 3] = [(3 << 20, 1 << 20), (6 << 20, 3 << 20), (16 << 20, 8 << 20)];
+/// What the tokens before the ten digits, and those from there on with their index, take at most, in bytes.
+const TABLE: (u64, u64) = (12 << 10, 54 << 10);
 /// A kernel's BTF has more types than this; those of modules have less.
 const TYPES_LEAST: usize = 500_000;
 
@@ -198,13 +200,22 @@ fn names(memory: &Physical, hit: u64, offset: Option<u64>) -> Result<Names, Stri
 
 /// The table of names around the token table at `hit`.
 fn symbols(memory: &Physical, hit: u64) -> Result<Kallsyms, String> {
-    let mut found = Err(DECOY.to_owned());
-    for (before, behind) in AROUND {
+    let around = |(before, behind)| {
         // The tables are aligned: so is the window.
         let begin = hit.saturating_sub(before) & !4095;
         let len = (behind + hit - begin).min(memory.len() - begin) as usize;
         let (begin, window) = window(memory, begin, hit, len).ok_or("the image is not whole around it")?;
-        found = Kallsyms::parse(&window, (hit - begin) as usize, begin);
+        Ok::<_, String>((begin, (hit - begin) as usize, window))
+    };
+    // Most are decoys, which a few pages tell.
+    let (_, within, near) = around(TABLE)?;
+    let mut found = Err(DECOY.to_owned());
+    if !Kallsyms::has_tokens(&near, within) {
+        return found;
+    }
+    for range in AROUND {
+        let (begin, within, window) = around(range)?;
+        found = Kallsyms::parse(&window, within, begin);
         // What is no token table does not become one in a larger window.
         if found.as_ref().err().is_none_or(|why| why == DECOY) {
             break;

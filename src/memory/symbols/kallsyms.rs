@@ -63,6 +63,11 @@ impl Kallsyms {
         Ok(Self { list, names, form, by_name: OnceLock::new(), by_address: OnceLock::new() })
     }
 
+    /// Do the ten digits in `window` at `hit` stand in a token table with its index?
+    pub fn has_tokens(window: &[u8], hit: usize) -> bool {
+        tables::tokens(window, hit).is_some()
+    }
+
     /// How addresses were stored.
     pub fn form(&self) -> Form {
         self.form

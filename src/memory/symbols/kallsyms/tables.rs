@@ -229,7 +229,7 @@ fn climbs(list: &[u64]) -> bool {
 }
 
 /// The 256 tokens, where their table begins, and where its index ends.
-fn tokens(window: &[u8], hit: usize) -> Option<(Vec<&[u8]>, usize, usize)> {
+pub(super) fn tokens(window: &[u8], hit: usize) -> Option<(Vec<&[u8]>, usize, usize)> {
     // The tokens from '0' on tell where the table ends.
     let mut end = hit;
     for _ in b'0'..=255 {
