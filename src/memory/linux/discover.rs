@@ -200,7 +200,7 @@ fn names(memory: &Physical, hit: u64, offset: Option<u64>) -> Result<Names, Stri
 
 /// The table of names around the token table at `hit`.
 fn symbols(memory: &Physical, hit: u64) -> Result<Kallsyms, String> {
-    let around = |(before, behind)| {
+    let around = |(before, behind): (u64, u64)| {
         // The tables are aligned: so is the window.
         let begin = hit.saturating_sub(before) & !4095;
         let len = (behind + hit - begin).min(memory.len() - begin) as usize;
