@@ -174,7 +174,8 @@ there, \`scp\`, \`sha256sum\`; memory and disk are then of different times. impo
 | \`virsh dump\`, \`qemu-img convert\`, \`scp\`, \`sha256sum\` | $(cell hand.wall 2) | $(cell hand.pause) | $(cell hand.written) |
 
 - Wall time of impound to that by hand: $(ratio impound.wall hand.wall). Stopped time by hand to that of impound: $(ratio hand.pause impound.pause).
-- Stopped is from libvirt's event Suspended to its Resumed; written is what the domain's QEMU wrote, and the copy of the disk.
+- Stopped is from libvirt's event Suspended to its Resumed; written is what the domain's QEMU wrote, and the copy of the disk; not what libvirt's
+  helper wrote, which puts the dump by hand into its file.
 END
 }
 

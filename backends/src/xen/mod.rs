@@ -66,7 +66,7 @@ impl Backend for XenSsh {
     }
 
     fn tested_against(&self) -> &'static str {
-        "a real Xen 4.17 with a Debian dom0: PV guests, LVM and file disks. PVH, HVM, qdisk, xm: not tested"
+        "a real Xen 4.17 with a Debian dom0: PV guests, LVM and file disks; a PVH guest by hand (GRUB, no Linux). HVM, qdisk, xm: not tested"
     }
 
     async fn connect(&self, uri: &Uri, access: &Access) -> Result<Box<dyn Host>, BackendError> {

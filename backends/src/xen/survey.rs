@@ -211,11 +211,13 @@ impl Survey {
         match self.domain.kind.as_str() {
             "pv" => {}
             "pvh" => warnings.push(
-                "it is a PVH domain: dumping such was not tested, and xl tries every frame of its address space, which takes long"
+                "it is a PVH domain: xl tries every frame of its address space, of 4 GiB at least, which takes long"
                     .to_owned(),
             ),
             "hvm" => warnings.push("it is an HVM domain: dumping such was not tested".to_owned()),
-            other => warnings.push(format!("it is a domain of the kind {}, which was not tested", other.escape_debug())),
+            other => {
+                warnings.push(format!("it is a domain of the kind {}, which was not tested", other.escape_debug()))
+            }
         }
         if self.dom0.tool == Tool::Xm {
             warnings.push("this host has xm only, which was not tested; disks are not taken".to_owned());

@@ -18,7 +18,7 @@ use crate::image::{
 pub(super) static XEN: Wrapping = Wrapping {
     name: "xen-core",
     about: "Xen dump-core (xl, xm): PV, PVH, HVM",
-    tested_against: "PV cores of a real Xen 4.17; PVH and damaged ones are written by the tests, Volatility 3 reads the PVH one alike and no PV one",
+    tested_against: "PV cores of a real Xen 4.17, and by hand a PVH one; PVH with Linux in it and damaged ones are written by the tests, Volatility 3 reads the PVH one alike and no PV one",
     probe,
     open,
 };
