@@ -221,7 +221,8 @@ fn dumped_by_xl(host: &XenHost) -> Result<String> {
 }
 
 /// What `take` makes of a guest that stands still is what xl dumps of it. What dom0 had begun to read or write for the guest when it was
-/// paused still changes its memory: if they differ and xl's next dump does, too, it is asked again.
+/// paused still changes its memory, and so does dom0's clock, which Xen writes into a page of each guest every eleven minutes: if they
+/// differ and xl's next dump does, too, it is asked again.
 fn as_xl_dumps_it(host: &XenHost, mut take: impl FnMut(u32) -> Result<String>) -> Result<()> {
     host.dom0("xl pause web01")?;
     let mut theirs = dumped_by_xl(host)?;
