@@ -216,7 +216,7 @@ impl Survey {
             ),
             "hvm" => warnings.push("it is an HVM domain: dumping such was not tested".to_owned()),
             other => {
-                warnings.push(format!("it is a domain of the kind {}, which was not tested", other.escape_debug()))
+                warnings.push(format!("it is a domain of the kind {}, which was not tested", other.escape_debug()));
             }
         }
         if self.dom0.tool == Tool::Xm {
