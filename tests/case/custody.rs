@@ -5,13 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::kit::{Shell, build, findings, info, key, record, seal, verify_sh};
 use impound::case::custody::EventKind;
 use impound::case::verify::{Options, verify};
 use impound::case::{Case, Drafts, Outcome, RunInfo, Signer, close_run, open_runs, recover};
 use impound::progress::Silent;
 use impound_backends::{Journal, Undo};
 use serde_json::Value;
+
+use crate::kit::{self, Shell, build, findings, info, key, record, seal, verify_sh};
 
 const ADA: &str = "Ada Lovelace";
 
@@ -69,7 +70,7 @@ fn a_head_noted_outside_sees_what_no_case_can_see_of_itself() {
     let good = key(dir.path(), "good");
     let (path, earlier) = (dir.path().join("case"), dir.path().join("earlier"));
     let case = build(&path, Some(&good));
-    crate::kit::copy(&path, &earlier);
+    kit::copy(&path, &earlier);
     let head = case.transfer("Grace Hopper", "second opinion", ADA, &Silent).unwrap();
     let expecting = Options { head: Some(head.clone()), ..Options::default() };
     assert_eq!(names(&path, &expecting).0, 0);
@@ -221,7 +222,7 @@ fn an_exhibit_alone_is_verified_as_far_as_it_can_be() {
     build(&path, Some(&good));
     let bag = path.join("exhibits/web01-memory-20261124T103000Z");
     assert_eq!(names(&bag, &Options::default()), (0, vec!["without-case".to_owned(), "self-asserted".to_owned()]));
-    crate::kit::edit(&bag.join("data/memory.raw"), |bytes| bytes[0] ^= 1);
+    kit::edit(&bag.join("data/memory.raw"), |bytes| bytes[0] ^= 1);
     let (exit, found) = findings(&bag, &Options::default());
     assert_eq!((exit, found[0].1.as_str()), (5, "data/memory.raw: changed in bytes 0..1048576"));
     assert!(verify(dir.path(), &Options::default(), &Silent).is_err(), "neither case nor exhibit");
@@ -282,7 +283,7 @@ fn what_claims_to_be_complete_has_no_unreadable_gaps() {
     let mut record = record(&case, "vde", 0, Outcome::Complete);
     record.gaps.unreadable = 1;
     assert!(draft.seal(record, Vec::new(), None).unwrap_err().to_string().contains("unreadable gaps"));
-    let missing = crate::kit::record(&case, "vde", 0, Outcome::Missing { why: "no such disk".to_owned() });
+    let missing = kit::record(&case, "vde", 0, Outcome::Missing { why: "no such disk".to_owned() });
     fs::write(draft.dir().join("data/stray"), b"").unwrap();
     assert!(draft.seal(missing.clone(), Vec::new(), None).unwrap_err().to_string().contains("nobody stored it"));
     fs::remove_file(draft.dir().join("data/stray")).unwrap();

@@ -6,11 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::kit::{BLOCK, Shell, build, copy, edit, edit_lines, event, findings, key, replace, verify_sh};
 use impound::case::custody::EventKind;
 use impound::case::verify::Options;
 use impound::case::{Case, Signer};
 use rayon::prelude::*;
+
+use crate::kit::{self, BLOCK, Shell, build, copy, edit, edit_lines, event, findings, key, replace, verify_sh};
 
 const MEMORY: &str = "exhibits/web01-memory-20261124T103000Z";
 const DISK: &str = "exhibits/web01-vda-20261124T103000Z";
@@ -174,7 +175,7 @@ fn rewrite(scene: &Scene) {
         for line in lines {
             let old = line.split("\"prev\":\"").nth(1).unwrap()[..64].to_owned();
             *line = line.replacen(&old, &prev, 1);
-            prev = crate::kit::hex(&<sha2::Sha256 as sha2::Digest>::digest(line.as_bytes()));
+            prev = kit::hex(&<sha2::Sha256 as sha2::Digest>::digest(line.as_bytes()));
         }
     });
     let old = fs::read_to_string(scene.at("custody.head")).unwrap();
@@ -197,7 +198,7 @@ fn sign(file: &Path, key: &Path) {
 /// Changes the data, and every digest up to the tag manifest and its signature (with the good key, even).
 fn reseal(scene: &Scene) {
     let dir = scene.at(DISK);
-    let sum = |path: &Path| crate::kit::hex(&<sha2::Sha256 as sha2::Digest>::digest(fs::read(path).unwrap()));
+    let sum = |path: &Path| kit::hex(&<sha2::Sha256 as sha2::Digest>::digest(fs::read(path).unwrap()));
     let swap = |file: &str, of: &str, old: &str| replace(&dir.join(file), old, &sum(&dir.join(of)));
     let [data, manifest, json] =
         ["data/vda.raw", "manifest-sha256.txt", "exhibit.json"].map(|file| (file, sum(&dir.join(file))));
@@ -217,14 +218,7 @@ fn with_scene(check: impl Fn(&(dyn Fn() -> (tempfile::TempDir, Scene) + Sync), &
     build(&now, Some(&good));
     copy(&now, &earlier);
     let case = Case::open(&now).unwrap().signed_by(Signer::new(&good).unwrap(), "Ada Lovelace").unwrap();
-    crate::kit::seal(
-        &case,
-        "vdb",
-        b"later",
-        false,
-        impound::case::Outcome::Complete,
-        &now.join("journal/r1.wire.jsonl"),
-    );
+    kit::seal(&case, "vdb", b"later", false, impound::case::Outcome::Complete, &now.join("journal/r1.wire.jsonl"));
     case.note("seized the disks", "Ada Lovelace").unwrap();
     let scene = || {
         let dir = tempfile::tempdir().unwrap();

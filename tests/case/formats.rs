@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use impound::case::record;
 use serde_json::Value;
 
+use crate::kit;
+
 fn docs(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)).unwrap()
 }
@@ -76,9 +78,9 @@ fn is(kind: &Value, value: &Value) -> bool {
 fn exhibit_json_follows_its_schema_and_the_schema_is_strict() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("case");
-    let case = crate::kit::build(&path, None);
+    let case = kit::build(&path, None);
     let partial = impound::case::Outcome::Partial { why: "read errors".to_owned(), missing: 1 };
-    crate::kit::seal(&case, "vdb", b"x", false, partial, &path.join("journal/r1.wire.jsonl"));
+    kit::seal(&case, "vdb", b"x", false, partial, &path.join("journal/r1.wire.jsonl"));
     let schema = Schema(serde_json::from_str(&docs("exhibit.schema.json")).unwrap());
     let mut seen = 0;
     for entry in fs::read_dir(path.join("exhibits")).unwrap() {
@@ -118,7 +120,7 @@ fn the_sample_of_every_version_is_still_read() {
 fn formats_md_has_a_word_on_every_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("case");
-    crate::kit::build(&path, Some(&crate::kit::key(dir.path(), "key")));
+    kit::build(&path, Some(&kit::key(dir.path(), "key")));
     let text = docs("formats.md");
     let mut open = vec![PathBuf::new()];
     while let Some(below) = open.pop() {

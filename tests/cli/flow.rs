@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::guest::wait_until;
-use crate::common::run::{Exhibit, run, sha256sum};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::common::guest::wait_until;
+use crate::common::run::{Exhibit, run, sha256sum};
 
 /// A fake VM, with a case beside it.
 struct Scene {

@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use crate::common::run::{Ran, impound, run};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+
+use crate::common::run::{Ran, impound, run};
 
 /// Runs the program with these arguments and nothing else.
 fn plain(arguments: &[&str]) -> Result<Ran> {

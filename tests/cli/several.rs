@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use crate::common::run::{Exhibit, run};
 use anyhow::Result;
+
+use crate::common::run::{Exhibit, run};
 
 #[test]
 fn hosts_are_asked_at_once_and_one_that_fails_is_named() -> Result<()> {

@@ -4,12 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::esx::browser::Browser;
-use crate::common::esx::{DISK, Esx, MEMORY, NAME, STORE, content, said};
-use crate::common::run::{Exhibit, Ran, holds, impound};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::common::esx::browser::Browser;
+use crate::common::esx::{DISK, Esx, MEMORY, NAME, STORE, content, said};
+use crate::common::run::{Exhibit, Ran, holds, impound};
 
 /// Whatever a password may hold.
 const PASSWORD: &str = "pa:ss wörd+%2B\"'$(id)";

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tempfile::TempDir;
+
 use crate::common::esx::said;
 use crate::common::esx::{DISK, Esx, MEMORY, NAME, STORE, content};
 use crate::common::run::{Exhibit, Ran, impound, run, sha256sum};
 use crate::common::vmsn::{cpu_tags, regions, vmsn};
-use anyhow::{Context, Result, ensure};
-use serde_json::json;
-use tempfile::TempDir;
 
 /// A host and a case.
 struct Bench {

@@ -6,10 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::guest::{Disk, Guest, Source, Spec};
-use crate::common::run::{Exhibit, Ran, holds, impound, run, sha256sum, verify_sh};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+
+use crate::common::guest::{Disk, Guest, Source, Spec};
+use crate::common::run::{Exhibit, Ran, holds, impound, run, sha256sum, verify_sh};
 
 fn case(guest: &Guest, name: &str) -> PathBuf {
     guest.folder().join(name)

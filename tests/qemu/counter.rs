@@ -4,10 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result, ensure};
+
 use crate::common::counter::{Memory, Record};
 use crate::common::guest::{Guest, Spec};
 use crate::common::run::{Exhibit, run};
-use anyhow::{Context, Result, ensure};
 
 /// Takes memory and both disks into a new case.
 fn take(guest: &Guest, name: &str, method: &str) -> Result<PathBuf> {

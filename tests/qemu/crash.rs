@@ -8,10 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::common::guest::{Guest, Spec};
-use crate::common::run::{Ran, changes, impound, run};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+
+use crate::common::guest::{Guest, Spec};
+use crate::common::run::{Ran, changes, impound, run};
 
 /// The program under strace, with what strace is to do to it.
 fn strace(what: &[&str], output: &Path) -> Command {

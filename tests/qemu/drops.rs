@@ -8,13 +8,14 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
 use crate::common::control::State;
 use crate::common::guest::{Spec, wait_until};
 use crate::common::killer::complete_is_complete;
 use crate::common::run::Ran;
 use crate::common::there::There;
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 const WITHIN: Duration = Duration::from_secs(300);
 /// What is taken, and by which ways; each has moments of its own.

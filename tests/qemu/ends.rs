@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
 use crate::common::guest::{Disk, Guest, Source, Spec, wait_until};
 use crate::common::killer::{ENDS_WITHIN, Slow, acquire, complete_is_complete, nothing_is_left, strace};
 use crate::common::run::{Exhibit, Ran, impound, run};
-use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 fn verify_says_incomplete(case: &Path) -> Result<()> {
     run(&["verify", &case.display().to_string()])?.expect(3)?;

@@ -4,13 +4,14 @@
 use std::fs;
 use std::io::Read;
 
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
 use crate::common::esx::{Esx, NAME};
 use crate::common::guest::{Guest, Spec};
 use crate::common::memory::{Memory, pid_of, texts};
 use crate::common::run::{Exhibit, run};
 use crate::common::vmsn::{regions_of, tag, vmsn};
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
 
 /// The registers that VMware's own readers want, as QEMU told them.
 fn registers(record: &Value) -> Result<Vec<u8>> {

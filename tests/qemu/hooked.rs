@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use anyhow::{Context, Result, ensure};
+
 use crate::common::guest::{Guest, Spec};
 use crate::common::memory::{Memory, has, pid_of, texts};
 use crate::common::run::{Exhibit, run};
-use anyhow::{Context, Result, ensure};
 
 #[test]
 fn what_an_intruder_left_is_found() -> Result<()> {

@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::control::Control;
 use impound::image::{Content, Image, Kind, ReadError, map};
 use impound_backends::Why;
 use serde_json::{Value, json};
+
+use crate::common::control::Control;
 
 /// A stopped VM. Dropping it ends QEMU.
 struct Vm {

@@ -7,10 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use crate::common::guest::{Guest, Spec, absent};
-use crate::common::memory::{Changed, Memory, answers, find, has, texts};
-use crate::common::pages;
-use crate::common::run::{Exhibit, run};
 use anyhow::{Context, Result, anyhow, ensure};
 use impound::analyzer;
 use impound::image::{self, Extent, Frames, Machine, ReadAt, ReadError};
@@ -18,6 +14,11 @@ use impound::memory::Physical;
 use impound::memory::linux::Kernel;
 use impound::memory::symbols::isf::Isf;
 use serde_json::Value;
+
+use crate::common::guest::{Guest, Spec, absent};
+use crate::common::memory::{Changed, Memory, answers, find, has, texts};
+use crate::common::pages;
+use crate::common::run::{Exhibit, run};
 
 /// A kernel to boot, and what is known of it beforehand.
 struct Sort {

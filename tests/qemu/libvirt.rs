@@ -5,13 +5,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
 use crate::common::counter::{Memory, Record};
 use crate::common::guest::wait_until;
 use crate::common::libvirtd::{Libvirtd, helper};
 use crate::common::run::{Exhibit, Ran, impound};
 use crate::common::sshd::Sshd;
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
 
 struct There {
     libvirtd: Libvirtd,

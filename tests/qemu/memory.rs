@@ -7,18 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::common::guest::{Guest, Spec};
-use crate::common::live;
-use crate::common::memory::{Changed, Memory, answers, find, has, pid_of, texts};
-use crate::common::pages;
-use crate::common::run::{Exhibit, Ran, run};
-use crate::common::xencore;
 use anyhow::{Context, Result, ensure};
 use impound::analyzer;
 use impound::image::{self, ReadAt, ReadError};
 use impound::memory::linux::settle::settle;
 use impound::memory::linux::{Ask, Kernel, pslist};
 use serde_json::Value;
+
+use crate::common::guest::{Guest, Spec};
+use crate::common::live;
+use crate::common::memory::{Changed, Memory, answers, find, has, pid_of, texts};
+use crate::common::pages;
+use crate::common::run::{Exhibit, Ran, run};
+use crate::common::xencore;
 
 /// One guest for all: booting is what takes long.
 #[test]

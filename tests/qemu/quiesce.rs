@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tempfile::TempDir;
+
 use crate::common::agent::{Between, Does, ask, channel, only_its_disk_stands_still, wait_for_state, writes};
 use crate::common::guest::{Guest, Spec, wait_until};
 use crate::common::killer::{kill_with_guardian, nothing_is_left};
 use crate::common::run::{Exhibit, Ran, impound, run};
-use anyhow::{Context, Result, ensure};
-use serde_json::json;
-use tempfile::TempDir;
 
 /// A guest with an agent. The socket's folder goes after the guest.
 struct Quiet {

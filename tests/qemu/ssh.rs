@@ -5,6 +5,9 @@ use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
 use crate::common::agent::{Between, Does, channel, only_its_disk_stands_still, wait_for_state, writes};
 use crate::common::counter::{Memory, Record};
 use crate::common::guest::{Spec, wait_until};
@@ -12,8 +15,6 @@ use crate::common::killer::complete_is_complete;
 use crate::common::run::{Exhibit, Ran, holds, run, sha256sum};
 use crate::common::sshd::keygen;
 use crate::common::there::There;
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
 
 #[test]
 fn a_guest_on_another_machine_becomes_evidence_and_nothing_stays_there() -> Result<()> {

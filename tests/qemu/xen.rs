@@ -5,13 +5,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, bail, ensure};
+use impound::image;
+use serde_json::{Value, json};
+
 use crate::common::guest::{wait_for, wait_until};
 use crate::common::memory::{Memory, has};
 use crate::common::run::{Exhibit, run, sha256sum};
 use crate::common::xen::{WITHIN, XenHost, skip};
-use anyhow::{Context, Result, bail, ensure};
-use impound::image;
-use serde_json::{Value, json};
 
 type Step = fn(&XenHost) -> Result<()>;
 

@@ -4,7 +4,7 @@ pub mod btf;
 pub mod isf;
 pub mod kallsyms;
 
-/// A hash for tables of names: of the length and of three words, which tell nearly all names of a kernel apart at a tenth of what all bytes
+/// A hash for tables of names: of the length and of three words, which tell nearly all names of a kernel apart for less than all bytes
 /// would cost. No secret is needed, since equal hashes are compared.
 fn hash(name: &[u8]) -> u64 {
     let word = |at: usize| name.get(at..at + 8).and_then(|word| word.try_into().ok()).map_or(0, u64::from_le_bytes);
