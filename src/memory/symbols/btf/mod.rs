@@ -428,6 +428,30 @@ mod tests {
         assert_eq!(btf.kind(1), Kind::Int { signed: true });
     }
 
+    /// Words of the sample: what the last type stands for, the type of an array's members, a member's type and name, a type's name.
+    #[test]
+    fn what_names_or_refers_to_something_that_is_not_there_is_refused() {
+        let sample = sample();
+        let names = u32_at(&sample, 20).unwrap();
+        let words = |at: usize| 24 + 4 * at;
+        for (word, wrong, id, why) in [
+            (36, 7, 6, "refers to one"),
+            (10, 7, 3, "refers to one"),
+            (17, 7, 4, "refers to one"),
+            (16, names, 4, "has a name"),
+            (22, names, 5, "has a name"),
+        ] {
+            let mut bytes = sample.clone();
+            for (put, good) in [(wrong, false), (wrong - 1, true)] {
+                bytes[words(word)..words(word) + 4].copy_from_slice(&put.to_le_bytes());
+                match Btf::parse(bytes.clone()) {
+                    Ok(_) => assert!(good, "word {word}"),
+                    Err(error) => assert!(!good && error.starts_with(&format!("type {id} {why}")), "{error}"),
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_copy_that_is_cut_or_changed_is_refused_or_harmless() {
         let sample = sample();
