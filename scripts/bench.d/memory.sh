@@ -50,7 +50,7 @@ plugins() {
 }
 
 one() {
-    timed "$1" sh -c 'exec "$0" "$@" >/dev/null' "$impound" --format json memory "$work/$2.raw" "$3"
+    timed "$1" "$impound" --format json memory "$work/$2.raw" "$3"
 }
 
 measure() {
@@ -58,13 +58,13 @@ measure() {
     for round in $(seq "$rounds"); do
         say "round $round of $rounds"
         one pslist.ours old linux.pslist
-        timed pslist.vol sh -c 'exec "$0" "$@" >/dev/null' "$vol" -q -s "$work/vol" -f "$work/old.raw" -r json linux.pslist.PsList
+        timed pslist.vol "$vol" -q -s "$work/vol" -f "$work/old.raw" -r json linux.pslist.PsList
         one psscan.ours old linux.psscan
-        timed psscan.vol sh -c 'exec "$0" "$@" >/dev/null' "$vol" -q -s "$work/vol" -f "$work/old.raw" -r json linux.psscan.PsScan
+        timed psscan.vol "$vol" -q -s "$work/vol" -f "$work/old.raw" -r json linux.psscan.PsScan
         # Exit code 3: something was told as missing, as it is told one by one.
         timed all.ours sh -c '"$0" "$@" >/dev/null || [ $? -eq 3 ]' "$impound" --format json memory "$work/old.raw" all
         one tasks.ours new linux.pslist
-        [ -z "$mquire" ] || timed tasks.mquire sh -c 'exec "$0" query "$1" "SELECT * FROM tasks" >/dev/null' "$mquire" "$work/new.raw"
+        [ -z "$mquire" ] || timed tasks.mquire "$mquire" query "$work/new.raw" "SELECT * FROM tasks"
         one large.ours large linux.pslist
         one large.scan large linux.psscan
     done

@@ -143,6 +143,9 @@ impl Physical {
         let cached = shard.lock().unwrap_or_else(PoisonError::into_inner).get(&number).map(Arc::clone);
         let page = if let Some(page) = cached {
             page
+        } else if number * PAGE >= self.len() {
+            // What is no table leads anywhere; to be told so by the image costs more.
+            return Err(Fault::NotInImage(at));
         } else {
             let mut page: Page = [0; PAGE as usize];
             if self.image.read_at(number * PAGE, &mut page).is_err() {

@@ -11,6 +11,8 @@ use crate::image::{Kind, map};
 
 /// Bytes that one thread looks through at a time: they stay in its cache from the copy to the search.
 const CHUNK: u64 = 1 << 18;
+/// So few chunks are looked through by one thread before others have begun.
+const FEW: usize = 8;
 /// Bytes whose words are compared together.
 const LINE: usize = 64;
 /// The most hits of one pattern in one chunk: a page full of decoys must not cost memory.
@@ -70,9 +72,15 @@ pub(super) fn scan_in(
         }
         hits
     };
-    // In their order, so that what is behind a hit that is enough is not looked at.
-    let chunks = chunks(memory, range).into_iter().par_bridge();
-    let mut hits: Vec<Hit> = chunks.map_init(Vec::new, |buffer, chunk| look(&chunk, buffer)).flatten_iter().collect();
+    let chunks = chunks(memory, range);
+    let mut hits: Vec<Hit> = if chunks.len() <= FEW {
+        let mut buffer = Vec::new();
+        chunks.iter().flat_map(|chunk| look(chunk, &mut buffer)).collect()
+    } else {
+        // In their order, so that what is behind a hit that is enough is not looked at.
+        let chunks = chunks.into_iter().par_bridge();
+        chunks.map_init(Vec::new, |buffer, chunk| look(&chunk, buffer)).flatten_iter().collect()
+    };
     hits.sort_unstable();
     hits
 }

@@ -67,8 +67,12 @@ pub(super) fn ask(analyzers: &[&'static Analyzer], args: &Args, context: &Contex
 fn at_once(
     analyzers: &[&'static Analyzer],
     ask: impl Fn(&'static Analyzer) -> Answer + Sync,
-    take: impl FnMut(&'static Analyzer, Answer) -> Result<()>,
+    mut take: impl FnMut(&'static Analyzer, Answer) -> Result<()>,
 ) -> Result<()> {
+    // One needs no others to wait for.
+    if let [analyzer] = analyzers {
+        return take(analyzer, ask(analyzer));
+    }
     let (enough, (send, answers)) = (AtomicBool::new(false), mpsc::channel());
     let work = |send: &mpsc::Sender<(usize, Answer)>, n: usize, analyzer: &'static Analyzer| {
         if !enough.load(Ordering::Relaxed) {

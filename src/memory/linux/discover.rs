@@ -215,7 +215,7 @@ fn symbols(memory: &Physical, hit: u64) -> Result<Kallsyms, String> {
     }
     for range in AROUND {
         let (begin, within, window) = around(range)?;
-        found = Kallsyms::parse(&window, within, begin);
+        found = Kallsyms::parse(window, within, begin);
         // What is no token table does not become one in a larger window.
         if found.as_ref().err().is_none_or(|why| why == DECOY) {
             break;

@@ -42,7 +42,6 @@ pub(super) struct Image {
 pub(super) fn images(memory: &Physical) -> Vec<Image> {
     let used = memory.cpus().iter().filter_map(|cpu| cpu.cr3).filter_map(|root| memory.guest_address(root).ok());
     let low = (0..REAL_MODE.min(memory.len())).step_by(PAGE as usize);
-    // Most pages are none: one word of each is looked at.
     // Most pages are none: one word of each is looked at, and not kept.
     let low = low.filter(|page| matches!(memory.vec(page + LAST, 8).as_deref(), Ok([low, ..]) if low & PRESENT != 0));
     let both = used.chain(low).flat_map(|root| [(root, 4), (root, 5)]);
@@ -57,6 +56,10 @@ pub(super) fn images(memory: &Physical) -> Vec<Image> {
 
 /// The image that is mapped below `root`: one piece in both address spaces.
 fn image(memory: &Physical, root: u64, levels: u8) -> Option<Image> {
+    // Most are none, which is told by the way to the first slot.
+    if !x86::has_table(memory, root, levels, KERNEL_MAP) {
+        return None;
+    }
     let slots = (0..SLOTS).map(|slot| KERNEL_MAP + slot * STEP);
     let mapped = slots.map(|at| (at, x86::walk(memory, root, levels, at).ok())).skip_while(|(_, page)| page.is_none());
     let mut pages: Vec<_> = mapped.map_while(|(at, page)| Some((at, page?))).take(MOST).collect();

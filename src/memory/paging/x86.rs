@@ -52,6 +52,16 @@ pub fn walk(memory: &Physical, root: u64, levels: u8, at: u64) -> Result<Mapping
     Err(Fault::NotMapped(at))
 }
 
+/// Is there a table of pages of 2 MiB for `at` below `root`? Without one nothing around it is mapped, up to a gigabyte, but by one large page.
+pub fn has_table(memory: &Physical, root: u64, levels: u8, at: u64) -> bool {
+    let levels = u32::from(levels.clamp(4, 5));
+    let table = (2..levels).rev().try_fold(root & ADDRESS, |table, level| {
+        let entry = memory.u64(table + ((at >> (12 + 9 * level)) & 0x1ff) * 8).ok()?;
+        memory.guest_address(entry & ADDRESS).ok().filter(|_| entry & (PRESENT | LARGE) == PRESENT)
+    });
+    table.is_some_and(|table| memory.u64(table).is_ok())
+}
+
 /// The entry as if it were present, or why there is no page.
 fn present(entry: u64, at: u64) -> Result<u64, Fault> {
     match entry {
@@ -90,9 +100,12 @@ mod tests {
         assert_eq!(walk(&memory_small, 0x1000, 4, at + 0x1000), Err(Fault::Swapped(at + 0x1000)));
         assert_eq!(walk(&memory_small, 0x1000, 4, at + 0x2000), Err(Fault::NotMapped(at + 0x2000)));
         assert_eq!(walk(&memory_small, 0x1000, 4, 1 << 60), Err(Fault::NoAddress(1 << 60)));
+        let below = |at| has_table(&memory_small, 0x1fff, 4, at);
+        assert!(below(at) && below(at + (1 << 30) - 1) && !below(at + (1 << 30)) && !below(0));
         let large = memory(&[(l4, 0x2003), (l3, 0x3003), (l2 + 8, 0x20_0083), (l3 + 8, 0x4000_0083)]);
         assert_eq!(walk(&large, 0x1000, 4, at + 0x20_1234).unwrap().physical, 0x20_1234);
         assert_eq!(walk(&large, 0x1000, 4, at + 0x4000_5678).unwrap().size, 1 << 30);
+        assert!(has_table(&large, 0x1000, 4, at) && !has_table(&large, 0x1000, 4, at + 0x4000_5678));
     }
 
     #[test]
@@ -109,5 +122,6 @@ mod tests {
         assert!(walk(&memory, 0x1000, 5, 0).is_ok_and(|found| found.physical == 0x1000));
         let away = self::memory(&[(0x1000, 0x000f_ffff_ffff_f003)]);
         assert!(matches!(walk(&away, 0x1000, 4, 0), Err(Fault::NotInImage(_))));
+        assert!(has_table(&memory, 0x1000, 5, 0) && !has_table(&away, 0x1000, 4, 0));
     }
 }

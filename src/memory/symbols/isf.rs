@@ -119,6 +119,7 @@ impl Isf {
         }
         let types = Btf::parse(to_btf::convert(&file)?).map_err(|why| format!("its types make no sense: {why}"))?;
         let symbols = Kallsyms::listed(file.symbols.iter().map(|(name, symbol)| (name.as_str(), symbol.address)));
+        let symbols = symbols.ok_or("its symbols have longer names than those of any kernel")?;
         Ok(Self { types, symbols, banner })
     }
 }

@@ -4,32 +4,29 @@
 //! `seqs_of_names`, with offsets to a base, to themselves or full addresses; which, is probed and never told by a version.
 //! Names are accepted only if decoding them leads to every one of the table's own markers. Symbols of modules are elsewhere.
 
+mod addresses;
+mod names;
 mod tables;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use super::{ByName, hash};
+use super::ByName;
+use addresses::Addresses;
+pub use addresses::Form;
+use names::{Names, Plain};
 use tables::Tables;
-pub use tables::{DECOY, Form, TOKENS};
+pub use tables::{DECOY, TOKENS};
 
 /// Where x86-64 maps the kernel's image: the part of the address space that all its symbols lie in.
 pub const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
 /// See the module. In the order of the kernel's table, which is that of the addresses.
 pub struct Kallsyms {
-    list: Vec<Entry>,
-    names: String,
-    form: Form,
-    by_name: OnceLock<ByName>,
+    names: Names,
+    addresses: Addresses,
+    by_name: ByName,
     by_address: OnceLock<Vec<u32>>,
-}
-
-#[derive(Clone, Copy)]
-struct Entry {
-    address: u64,
-    name: u32,
-    len: u16,
-    kind: u8,
+    plain: OnceLock<Plain>,
 }
 
 /// One symbol.
@@ -46,21 +43,19 @@ pub struct Symbol<'a> {
 impl Kallsyms {
     /// Reads the table around the token table in `window` at `hit` (see [`TOKENS`]). `at` is where the window begins: addresses
     /// of [`Form::Relative`] are told from there, and stay so until they are [moved](Self::moved).
-    pub fn parse(window: &[u8], hit: usize, at: u64) -> Result<Self, String> {
-        let tables = Tables::find(window, hit)?;
-        // There is a name for each: the markers have agreed.
-        let mut list = Vec::with_capacity(tables.count);
-        let mut begin = 0;
-        let names = tables.names(|kind, end| {
-            list.push(Entry { address: 0, name: begin as u32 + 1, len: (end - begin - 1) as u16, kind });
-            begin = end;
-        });
-        let names = ascii(names.ok_or("its names end too early, or are longer than any")?);
-        let (form, addresses) = tables.addresses(at).ok_or("it has no addresses that ascend")?;
-        for (entry, address) in list.iter_mut().zip(addresses) {
-            entry.address = address;
-        }
-        Ok(Self { list, names, form, by_name: OnceLock::new(), by_address: OnceLock::new() })
+    pub fn parse(window: impl Into<Vec<u8>>, hit: usize, at: u64) -> Result<Self, String> {
+        let window = Arc::new(window.into());
+        let tables = Tables::find(&window, hit)?;
+        let stored = tables.addresses(at).ok_or("it has no addresses that ascend")?;
+        let tokens = tables.tokens.into_iter().map(Box::from).collect();
+        let names = Names::new(Arc::clone(&window), tables.names, tables.count, tables.markers, tokens);
+        let addresses = Addresses::new(window, stored);
+        Self::new(names, addresses).ok_or_else(|| "its names end too early, or are longer than any".to_owned())
+    }
+
+    fn new(names: Names, addresses: Addresses) -> Option<Self> {
+        let by_name = names.index()?;
+        Some(Self { names, addresses, by_name, by_address: OnceLock::new(), plain: OnceLock::new() })
     }
 
     /// Do the ten digits in `window` at `hit` stand in a token table with its index?
@@ -70,83 +65,61 @@ impl Kallsyms {
 
     /// How addresses were stored.
     pub fn form(&self) -> Form {
-        self.form
+        self.addresses.form()
     }
 
-    /// Symbols that are known from elsewhere, in the order of their addresses.
-    pub fn listed<'a>(symbols: impl Iterator<Item = (&'a str, u64)>) -> Self {
-        let (mut names, mut list) = (String::new(), Vec::new());
-        for (name, address) in symbols {
-            let len = name.len().min(usize::from(u16::MAX));
-            list.push(Entry { address, name: names.len() as u32, len: len as u16, kind: b'?' });
-            names.push_str(name.get(..len).unwrap_or_default());
-        }
-        list.sort_by_key(|entry| entry.address);
-        Self { list, names, form: Form::Listed, by_name: OnceLock::new(), by_address: OnceLock::new() }
+    /// Symbols that are known from elsewhere. None if their names are longer than those of any kernel.
+    pub fn listed<'a>(symbols: impl Iterator<Item = (&'a str, u64)>) -> Option<Self> {
+        let mut list: Vec<_> = symbols.collect();
+        list.sort_by_key(|(_, address)| *address);
+        let (names, addresses): (Vec<_>, Vec<_>) = list.into_iter().unzip();
+        Self::new(Names::listed(names.into_iter()), Addresses::listed(&addresses))
     }
 
     /// The same symbols with `by` added to each address. Those of a symbol file that are no addresses but offsets, of what each CPU
     /// has its own, stay.
     #[must_use]
-    pub fn moved(mut self, by: u64) -> Self {
-        let stays = |address: u64| self.form == Form::Listed && address >> 63 == 0;
-        for entry in self.list.iter_mut().filter(|entry| !stays(entry.address)) {
-            entry.address = entry.address.wrapping_add(by);
-        }
-        self
+    pub fn moved(self, by: u64) -> Self {
+        Self { addresses: self.addresses.moved(by), ..self }
     }
 
     /// Symbols there are.
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.names.len()
     }
 
     /// Are there none?
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.names.len() == 0
     }
 
-    fn symbol(&self, entry: &Entry) -> Symbol<'_> {
-        let begin = entry.name as usize;
-        let name = self.names.get(begin..begin.saturating_add(entry.len as usize)).unwrap_or_default();
-        Symbol { name, address: entry.address, kind: char::from(entry.kind) }
+    fn symbol(&self, n: usize) -> Option<Symbol<'_>> {
+        let (name, kind) = self.plain.get_or_init(|| self.names.plain()).name(n)?;
+        Some(Symbol { name, address: self.addresses.address(n)?, kind })
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = Symbol<'_>> {
-        self.list.iter().map(|entry| self.symbol(entry))
+        (0..self.len()).map_while(|n| self.symbol(n))
     }
 
     /// The address of the first symbol of this name.
     pub fn address(&self, name: &str) -> Option<u64> {
-        let index = self.by_name.get_or_init(|| {
-            let hashed = self.iter().enumerate().map(|(n, symbol)| (hash(symbol.name.as_bytes()), n as u32));
-            ByName::new(hashed)
-        });
-        let found = index.find(name.as_bytes()).filter_map(|n| self.list.get(n as usize));
-        found.map(|entry| self.symbol(entry)).find(|symbol| symbol.name == name).map(|symbol| symbol.address)
+        self.addresses.address(self.names.find(&self.by_name, name)?)
     }
 
     /// The symbol that an address belongs to: the last one that begins at or before it.
     pub fn at(&self, address: u64) -> Option<Symbol<'_>> {
+        let address_of = |n: &u32| self.addresses.address(*n as usize).unwrap_or_default();
         let index = self.by_address.get_or_init(|| {
-            let mut order: Vec<u32> = (0..self.list.len() as u32).collect();
-            order.sort_by_key(|&n| self.list.get(n as usize).map_or(0, |entry| entry.address));
+            let mut order: Vec<u32> = (0..self.len() as u32).collect();
+            order.sort_by_key(address_of);
             order
         });
-        let entry = |n: &u32| self.list.get(*n as usize);
-        let above = index.partition_point(|n| entry(n).is_some_and(|entry| entry.address <= address));
-        let last = entry(index.get(above.checked_sub(1)?)?)?;
+        let above = index.partition_point(|n| address_of(n) <= address);
+        let last = address_of(index.get(above.checked_sub(1)?)?);
         // Of several at one address the first is the one that kallsyms itself would tell.
-        let first = index.partition_point(|n| entry(n).is_some_and(|entry| entry.address < last.address));
-        Some(self.symbol(entry(index.get(first)?)?))
+        let first = index.partition_point(|n| address_of(n) < last);
+        self.symbol(*index.get(first)? as usize)
     }
-}
-
-/// Names are ASCII: what else is there, is damage.
-fn ascii(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|error| {
-        let bytes = error.into_bytes().into_iter();
-        bytes.map(|byte| if byte.is_ascii() { char::from(byte) } else { '?' }).collect()
-    })
 }

@@ -4,6 +4,8 @@ pub mod btf;
 pub mod isf;
 pub mod kallsyms;
 
+use std::iter;
+
 /// A hash for tables of names: of the length and of three words, which tell nearly all names of a kernel apart for less than all bytes
 /// would cost. No secret is needed, since equal hashes are compared.
 fn hash(name: &[u8]) -> u64 {
@@ -16,29 +18,42 @@ fn hash(name: &[u8]) -> u64 {
     words.into_iter().fold(name.len() as u64, mix)
 }
 
-/// Numbers by the upper half of the hash of their name, each pair in one word, for a search by halves.
+/// Places in a list by the hash of the name that is there: those that share a slot are a chain, the last one first.
 #[derive(Clone)]
-struct ByName(Vec<u64>);
+struct ByName {
+    /// The last place of each slot, counted from one: most slots have none.
+    slots: Vec<u32>,
+    /// The same, of each place: the one before it in its chain.
+    before: Vec<u32>,
+}
 
 impl ByName {
-    /// Of hashes and numbers.
-    fn new(list: impl Iterator<Item = (u64, u32)>) -> Self {
-        let mut names = Self(Vec::new());
-        names.add(list);
-        names
+    /// Good for so many names; more only take longer to find.
+    fn for_about(count: usize) -> Self {
+        let slots = count.clamp(1 << 8, 1 << 20).next_power_of_two() / 2;
+        Self { slots: vec![0; slots], before: Vec::with_capacity(count) }
     }
 
-    /// Those, too.
-    fn add(&mut self, list: impl Iterator<Item = (u64, u32)>) {
-        self.0.extend(list.map(|(hash, number)| hash >> 32 << 32 | u64::from(number)));
-        self.0.sort_unstable();
+    /// The upper bits, to which all others have contributed.
+    fn slot(&self, hash: u64) -> usize {
+        (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - self.slots.len().trailing_zeros())) as usize
     }
 
-    /// Whatever may have this name, in ascending order.
-    fn find(&self, name: &[u8]) -> impl Iterator<Item = u32> + '_ {
-        let hash = hash(name) >> 32;
-        let from = self.0.partition_point(|word| word >> 32 < hash);
-        self.0.iter().skip(from).take_while(move |word| **word >> 32 == hash).map(|word| *word as u32)
+    /// The name of the next place.
+    fn add(&mut self, hash: u64) {
+        let slot = self.slot(hash);
+        if let Some(last) = self.slots.get_mut(slot) {
+            self.before.push(*last);
+            *last = self.before.len() as u32;
+        }
+    }
+
+    /// Whatever may have a name of this hash, in ascending order.
+    fn find(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
+        let place = |counted: u32| (counted as usize).checked_sub(1);
+        let last = self.slots.get(self.slot(hash)).and_then(|&last| place(last));
+        let before = |&at: &usize| place(*self.before.get(at)?);
+        iter::successors(last, before).collect::<Vec<_>>().into_iter().rev()
     }
 }
 
@@ -51,12 +66,15 @@ mod tests {
         let names: Vec<String> = (0..40)
             .flat_map(|len| (0..8).map(move |n| format!("{}{n}{}", "a".repeat(len), "b".repeat(len % 7))))
             .collect();
-        let index = ByName::new(names.iter().zip(0..).map(|(name, n)| (hash(name.as_bytes()), n)));
+        let mut index = ByName::for_about(10);
         for name in &names {
-            let found: Vec<_> = index.find(name.as_bytes()).filter(|&n| names[n as usize] == *name).collect();
+            index.add(hash(name.as_bytes()));
+        }
+        for name in &names {
+            let found: Vec<_> = index.find(hash(name.as_bytes())).filter(|&n| names[n] == *name).collect();
             let wanted: Vec<_> = (0..).zip(&names).filter(|(_, one)| *one == name).map(|(n, _)| n).collect();
             assert_eq!(found, wanted, "{name}");
         }
-        assert_eq!(index.find(b"c").next(), None);
+        assert_eq!(ByName::for_about(0).find(hash(b"c")).next(), None);
     }
 }

@@ -69,6 +69,8 @@ pub struct Btf {
     /// Where each record begins in `bytes`; `void` has none.
     records: Vec<u32>,
     strings: usize,
+    /// Types that have a name and are looked for by it.
+    named: Vec<Id>,
     names: ByName,
 }
 
@@ -106,8 +108,8 @@ impl Btf {
             let len = record.len().ok_or_else(|| format!("a record of kind {} at {at:#x}", record.kind))?;
             let body = bytes.get(at + 12..at + len).ok_or_else(|| format!("a record at {at:#x} is cut short"))?;
             furthest.see(&record, body, records.len());
-            if matches!(record.kind, 4..=6 | 19) {
-                named.push((record.name, records.len() as u32));
+            if matches!(record.kind, 4..=6 | 19) && record.name != 0 {
+                named.push(records.len() as u32);
             }
             records.push(at as u32);
             at += len;
@@ -116,10 +118,19 @@ impl Btf {
             return Err(format!("its last record ends at {at:#x} and not at {strings:#x}"));
         }
         furthest.check(records.len(), end - strings)?;
-        let mut btf = Self { bytes, records, strings, names: ByName::new(std::iter::empty()) };
-        let hashed = named.into_iter().filter(|(name, _)| *name != 0);
-        btf.names = ByName::new(hashed.map(|(name, id)| (hash(btf.text(name)), id)));
+        let names = ByName::for_about(named.len());
+        let mut btf = Self { bytes, records, strings, named: Vec::new(), names };
+        btf.index(named);
         Ok(btf)
+    }
+
+    /// Makes types be found by their names.
+    fn index(&mut self, named: Vec<Id>) {
+        for &id in &named {
+            let hash = hash(self.name(id));
+            self.names.add(hash);
+        }
+        self.named.extend(named);
     }
 
     /// Begin of the types, of the strings, and the end.
@@ -183,7 +194,7 @@ impl Btf {
         let is = |&id: &Id| {
             self.record(id).is_some_and(|record| fits(record.kind) && self.text(record.name) == name.as_bytes())
         };
-        self.names.find(name.as_bytes()).find(is)
+        self.names.find(hash(name.as_bytes())).filter_map(|at| self.named.get(at).copied()).find(is)
     }
 
     /// A type's own name; empty for many.

@@ -4,8 +4,7 @@
 //! module's numbers begin at the same place, so they are given new ones here, and all types are one table. A copy of which one record, name or
 //! reference does not fit is refused as a whole.
 
-use super::super::hash;
-use super::{Btf, MAGIC, MOST_BYTES, Parts, Record, u32_at};
+use super::{Btf, Id, MAGIC, MOST_BYTES, Parts, Record, u32_at};
 
 impl Btf {
     /// Adds the types of modules. Answers which modules were refused, and why.
@@ -18,13 +17,12 @@ impl Btf {
                 refused.push((module.clone(), why));
             }
         }
-        let more: Vec<_> = named.into_iter().map(|(name, id)| (hash(self.text(name)), id)).collect();
-        self.names.add(more.into_iter());
+        self.index(named);
         refused
     }
 
     /// Adds one module's records behind all there are; nothing is added if one of them is wrong.
-    fn append(&mut self, base: &Base, bytes: &[u8], named: &mut Vec<(u32, u32)>) -> Result<(), String> {
+    fn append(&mut self, base: &Base, bytes: &[u8], named: &mut Vec<Id>) -> Result<(), String> {
         let (types, names) = layout(bytes)?;
         let new = self.bytes.len() + types.len();
         if new + names.len() > MOST_BYTES {
@@ -60,7 +58,7 @@ impl Btf {
             self.records.push(at as u32);
             let name = u32_at(&self.bytes, at).unwrap_or(0);
             if matches!(record.kind, 4 | 5) && name != 0 {
-                named.push((name, id));
+                named.push(id);
             }
         }
         Ok(())

@@ -1,4 +1,8 @@
-//! The tables of kallsyms in a stretch of memory: where each begins, and how it is decoded.
+//! The tables of kallsyms in a stretch of memory: where each begins, and the addresses.
+
+use super::KERNEL_MAP;
+use super::addresses::{Form, Stored};
+use super::names::{LONGEST, STEP, head};
 
 /// What the token table holds for the ten digits: nobody abbreviates with them, so they stand for themselves.
 pub const TOKENS: &[u8] = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00";
@@ -8,42 +12,17 @@ pub const DECOY: &str = "its token table and its index disagree";
 
 /// More symbols than any kernel has.
 const MOST: usize = 4_000_000;
-/// Names a marker apart.
-const STEP: usize = 256;
 /// Bytes that 256 names take, at least and at most.
 const STRIDE: std::ops::RangeInclusive<u32> = 512..=32_768;
-/// More bytes than any kernel's image has.
-const LARGEST: u64 = 1 << 30;
 /// The fewest markers that are taken for a table.
 const FEW: usize = 100;
-/// Bytes that most names take on an average, at most; that one takes at most (`KSYM_NAME_LEN` is 512); and that all do.
-const ROOM: usize = 32;
-const LONGEST_NAME: usize = 4096;
-const MOST_BYTES: usize = 1 << 28;
-/// Bytes that most tokens take, and the most that one does.
-const SHORT: usize = 16;
-const LONGEST: usize = 256;
-
-/// How addresses are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// Offsets to a base; what each CPU has its own is positive, all else negative.
-    BasePercpu,
-    /// Offsets to a base.
-    Base,
-    /// Offsets to the place they stand at: addresses are told as if the table were mapped where it was read from.
-    Relative,
-    /// Full addresses.
-    Full,
-    /// None: they were read from a symbol file.
-    Listed,
-}
 
 pub(super) struct Tables<'a> {
     window: &'a [u8],
-    tokens: Vec<&'a [u8]>,
-    names: usize,
-    markers: Vec<u32>,
+    pub(super) tokens: Vec<&'a [u8]>,
+    /// Where the names begin, and from there on every 256th.
+    pub(super) names: usize,
+    pub(super) markers: Vec<u32>,
     /// Where `num_syms` stands, and the end of `token_index`: addresses are before the one or behind the other.
     num_syms: usize,
     index_end: usize,
@@ -94,138 +73,35 @@ impl<'a> Tables<'a> {
         })
     }
 
-    /// Length of a name and where its tokens begin.
-    fn name(&self, at: usize) -> Option<(usize, usize)> {
-        let first = *self.window.get(at)?;
-        if first < 0x80 {
-            return Some((first as usize, at + 1));
-        }
-        let second = *self.window.get(at + 1)?;
-        Some(((first & 0x7f) as usize | (second as usize) << 7, at + 2))
-    }
-
     fn markers_agree(&self, most: usize, end: usize) -> bool {
         let mut at = self.names;
         for n in 0..self.count {
             if n % STEP == 0 && self.markers.get(n / STEP).is_none_or(|marker| self.names + *marker as usize != at) {
                 return false;
             }
-            let Some((len, begin)) = self.name(at).filter(|(len, _)| *len > 0) else { return false };
+            let Some((len, begin)) = head(self.window, at).filter(|(len, _)| *len > 0) else { return false };
             at = begin + len;
         }
         self.count.div_ceil(STEP) == most && at <= end && end - at < 16
     }
 
-    /// Every name, one behind the other and each with its letter in front; `take` gets the letter and where the name ends. None if one
-    /// is cut short, or longer than any is.
-    pub(super) fn names(&self, mut take: impl FnMut(u8, usize)) -> Option<Vec<u8>> {
-        let table: Vec<Token<'_>> = self.tokens.iter().map(|text| Token::of(text)).collect();
-        // Room that is not used costs nothing.
-        let (mut all, mut end, mut at) = (vec![0; self.count.saturating_mul(ROOM)], 0_usize, self.names);
-        for _ in 0..self.count {
-            let (len, begin) = self.name(at)?;
-            at = begin.checked_add(len)?;
-            let tokens = self.window.get(begin..at)?;
-            let (first, room) = (end, tokens.len() * LONGEST);
-            if all.len() - end < room {
-                all.resize(all.len() * 2 + room, 0);
-            }
-            for token in tokens.iter().filter_map(|&token| table.get(usize::from(token))) {
-                // Nearly all are short: a copy whose length is known beforehand costs a tenth of one that is not.
-                if token.text.len() <= SHORT {
-                    all.get_mut(end..end + SHORT)?.copy_from_slice(&token.short);
-                } else {
-                    all.get_mut(end..end + token.text.len())?.copy_from_slice(token.text);
-                }
-                end += token.text.len();
-            }
-            if end - first > LONGEST_NAME || end > MOST_BYTES {
-                return None;
-            }
-            let kind = all.get(first).filter(|_| end > first)?;
-            take(*kind, end);
-        }
-        all.truncate(end);
-        Some(all)
-    }
-
-    /// All addresses, in whichever form is there. `at` is where the window begins.
-    pub(super) fn addresses(&self, at: u64) -> Option<(Form, Vec<u64>)> {
-        let len = self.count.checked_mul(4)?;
+    /// Where the addresses are, and in which form. `at` is where the window begins.
+    pub(super) fn addresses(&self, at: u64) -> Option<Stored> {
+        let count = self.count;
+        let stored = |form, at, base| Stored { form, at, count, base };
+        let len = count.checked_mul(4)?;
         let aligned = len.next_multiple_of(8);
         let after = self.index_end.next_multiple_of(self.aligned);
         let before = self.num_syms.checked_sub(8).and_then(|base| Some((base.checked_sub(aligned)?, base)));
-        for (offsets, base) in before.into_iter().chain([(after, after + aligned)]) {
-            let (Some(offsets), Some(base)) = (self.window.get(offsets..offsets + len), u64_at(self.window, base))
-            else {
-                continue;
-            };
-            let relative = |decode: fn(u64, i32) -> u64| ascending(offsets, |_, word| decode(base, word));
-            if base < super::KERNEL_MAP >> 16 || !base.is_multiple_of(4096) {
-                continue;
-            }
-            if let Some(list) = relative(percpu) {
-                return Some((Form::BasePercpu, list));
-            }
-            if let Some(list) = relative(|base, word| base.wrapping_add(u64::from(word as u32))) {
-                return Some((Form::Base, list));
-            }
-        }
-        if let Some(offsets) = self.window.get(after..after + len) {
-            let begin = at.wrapping_add(after as u64);
-            let decode = |n: usize, word: i32| begin.wrapping_add(4 * n as u64).wrapping_add_signed(i64::from(word));
-            let list = words(offsets, decode);
-            if climbs(&list) && list.last()?.wrapping_sub(*list.first()?) < LARGEST {
-                return Some((Form::Relative, list));
-            }
-        }
-        let begin = self.num_syms.checked_sub(self.count.checked_mul(8)?)?;
-        let words = self.window.get(begin..self.num_syms)?.chunks_exact(8);
-        let list: Vec<u64> = words.map(|word| word.try_into().map_or(0, u64::from_le_bytes)).collect();
-        is_ascending(&list).then_some((Form::Full, list))
+        let to_base = before.into_iter().chain([(after, after + aligned)]).filter_map(|(offsets, base)| {
+            let base = u64_at(self.window, base)?;
+            let is_one = base >= KERNEL_MAP >> 16 && base.is_multiple_of(4096);
+            is_one.then_some([stored(Form::BasePercpu, offsets, base), stored(Form::Base, offsets, base)])
+        });
+        let relative = stored(Form::Relative, after, at.wrapping_add(after as u64));
+        let full = self.num_syms.checked_sub(count.checked_mul(8)?).map(|begin| stored(Form::Full, begin, 0));
+        to_base.flatten().chain([relative]).chain(full).find(|stored| stored.makes_sense(self.window))
     }
-}
-
-/// A token, and its first bytes with nothing behind them.
-struct Token<'a> {
-    text: &'a [u8],
-    short: [u8; SHORT],
-}
-
-impl<'a> Token<'a> {
-    fn of(text: &'a [u8]) -> Self {
-        let mut short = [0; SHORT];
-        for (byte, of) in short.iter_mut().zip(text) {
-            *byte = *of;
-        }
-        Self { text, short }
-    }
-}
-
-fn percpu(base: u64, word: i32) -> u64 {
-    if word >= 0 { word as u64 } else { base.wrapping_sub(1).wrapping_sub(i64::from(word) as u64) }
-}
-
-fn words(offsets: &[u8], decode: impl Fn(usize, i32) -> u64) -> Vec<u64> {
-    let words = offsets.chunks_exact(4).map(|word| word.try_into().map_or(0, i32::from_le_bytes));
-    words.enumerate().map(|(n, word)| decode(n, word)).collect()
-}
-
-fn ascending(offsets: &[u8], decode: impl Fn(usize, i32) -> u64) -> Option<Vec<u64>> {
-    let list = words(offsets, decode);
-    is_ascending(&list).then_some(list)
-}
-
-/// They climb, and most lie in the kernel's part.
-fn is_ascending(list: &[u64]) -> bool {
-    let high = list.iter().filter(|&&address| address >= 1 << 63).count();
-    climbs(list) && high * 2 > list.len()
-}
-
-/// Nearly all go up, and they are not all the same.
-fn climbs(list: &[u64]) -> bool {
-    let falls = list.iter().zip(list.iter().skip(1)).filter(|(one, next)| one > next).count();
-    falls * 1000 <= list.len() && list.first() < list.last()
 }
 
 /// The 256 tokens, where their table begins, and where its index ends.

@@ -113,7 +113,7 @@ fn every_order_and_form_is_read() {
         for n in 30_001..30_003 {
             let shape = Shape { new_order, form, seqs, aligned };
             let sample = sample(n, shape);
-            let read = Kallsyms::parse(&sample.bytes, sample.hit, KERNEL);
+            let read = Kallsyms::parse(&*sample.bytes, sample.hit, KERNEL);
             let read = read.unwrap_or_else(|why| panic!("{shape:?}: {why}"));
             assert_eq!((read.len(), read.form()), (n, form));
             assert_eq!(read.address("f12345"), Some(BASE + 16 * 12345));
