@@ -136,6 +136,8 @@ $(rows small "$small")
 $(rows large "$large")
 
 - impound's memory for the large one to that for the small one: $(ratio large.ours.rss small.ours.rss); coldsnap's: $(ratio large.peer.rss small.peer.rss).
+- impound computes SHA-256 three times, of each block as EBS gives it, of the blocks of its map, and of the whole image with its zeros;
+  coldsnap the first of them, with OpenSSL behind it the first and the last.
 - The server shares the machine's cores with what is measured, and gives no block faster than Python does; so the wall times say more of it
   than of either tool, and CPU seconds and memory are what to compare.
 END

@@ -27,7 +27,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::CaseError;
-use super::sha256::{Chain, hex, unhex};
+use super::digest::hex;
+use super::sha256::{Chain, unhex};
 use crate::progress::Task;
 
 /// The usual length of a block in bytes.

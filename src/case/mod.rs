@@ -28,6 +28,7 @@ pub mod verify;
 mod whole;
 
 pub(crate) use self::disk::Disk;
+pub use digest::hex;
 pub use error::CaseError;
 pub use exhibit::{Draft, Sealed};
 pub use folder::{Case, VERIFY_SH};

@@ -83,16 +83,6 @@ impl Chain {
     }
 }
 
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 /// 32 bytes from 64 lower-case hex digits, and from nothing else.
 pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
     let digit = |c: u8| match c {
@@ -114,6 +104,7 @@ pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::digest::hex;
     use sha2::{Digest, Sha256};
 
     #[test]

@@ -25,6 +25,7 @@ pub mod stream;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use crate::case::hex;
 pub(crate) use bytes::inside;
 pub use bytes::{Extent, InMemory, Kind, Part, ReadAt, read_vec};
 pub use error::{ReadError, reason};
@@ -232,14 +233,4 @@ fn raw(below: &Below) -> Layer {
         layer.odd("it is empty: a dump that failed may leave such a file behind (xl dump-core does)");
     }
     layer
-}
-
-/// Bytes as lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

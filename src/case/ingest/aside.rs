@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::digests::{Digest, Hasher, Stored};
 use super::space::{Space, create, settle};
 use crate::case::CaseError;
-use crate::case::sha256::hex;
+use crate::case::digest::hex;
 
 /// The most that all small files of one item may hold, in bytes.
 const MOST: u64 = 256 << 20;

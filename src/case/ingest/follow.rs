@@ -21,7 +21,8 @@ use super::sample::is_zero;
 use super::space::{Log, Space};
 use crate::case::CaseError;
 use crate::case::blocks::{Block, Link};
-use crate::case::sha256::{Chain, hex};
+use crate::case::digest::hex;
+use crate::case::sha256::Chain;
 
 /// How much is read at once, in bytes. Block boundaries are multiples of it.
 pub(super) const CHUNK: u64 = 1 << 20;

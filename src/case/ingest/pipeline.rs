@@ -17,7 +17,7 @@ use super::resume::{HEAD, MAP};
 use super::space::{Log, Space, create, settle};
 use super::zst::{self, Packed};
 use crate::case::CaseError;
-use crate::case::sha256::hex;
+use crate::case::digest::hex;
 
 /// How many blocks one of the two hashers of the map may be ahead of the other.
 const AHEAD: usize = 1024;
