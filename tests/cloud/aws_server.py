@@ -41,7 +41,8 @@ moto = DomainDispatcherApplication(create_backend_app)
 images, taken = {}, {}
 # Keys by ARN: who keeps them, which accounts may use them, and how they are. Copies by id.
 keys, copies = {}, {}
-counter = itertools.count(1)
+# Since the test said what goes wrong: requests for blocks, and all others.
+counters = {}
 state = {"log": [], "locks": {}, "pending": 0, "issued": 0, "gets": 0, "running": 0, "most": 0, "held": 0}
 fault = {}
 release = threading.Event()
@@ -291,6 +292,9 @@ def get_block(snapshot, n, query):
         # Whoever asked is gone: it is not one of those that are counted from now on.
         raise Refuse(503, "Held", "the one who asked is gone")
     check_token(query["blockToken"], snapshot, n)
+    # What was refused for its token is none of those that are counted: what is to go wrong goes wrong.
+    kind = injected(True)
+    refuse_ebs(kind)
     with lock:
         state["gets"] += 1
     data = image.read(n)
@@ -301,45 +305,52 @@ def get_block(snapshot, n, query):
     }
     if n in fault.get("corrupt", []):
         data = b"\x00" + data[1:] if data[:1] != b"\x00" else b"\x01" + data[1:]
+    if kind == "corrupt":
+        data = data[:-1] + bytes([data[-1] ^ 1])
+    if kind == "cut":
+        # What was announced never comes.
+        return 200, headers | {"content-length": str(BLOCK)}, data[: BLOCK // 3]
     return 200, headers, data
 
 
-def injected(path):
-    """Each fifth request fails, each time in another way."""
+def injected(is_block):
+    """Each so-manieth request of its sort fails, each time in another way."""
     every = fault.get("every")
-    if not every or next(counter) % every:
+    if not every:
         return None
-    kind = ["500", "throttle", "cut", "corrupt", "503"][(next(counter) // every) % 5]
-    if kind in ("cut", "corrupt") and "/blocks/" not in path:
-        kind = "500"
-    return kind
+    with lock:
+        n = next(counters[is_block])
+    if n % every:
+        return None
+    kind = ["503", "corrupt", "500", "cut", "throttle"][n // every % 5]
+    return kind if is_block or kind not in ("cut", "corrupt") else "500"
+
+
+def refuse_ebs(kind):
+    if kind in ("500", "503"):
+        raise Refuse(int(kind), "InternalServerException")
+    if kind == "throttle":
+        raise Refuse(400, "ThrottlingException")
 
 
 def ebs(environ, kind):
     parts = environ["PATH_INFO"].strip("/").split("/")
     query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
-    if kind in ("500", "503"):
-        raise Refuse(int(kind), "InternalServerException")
+    refuse_ebs(kind)
     limit = fault.get("parallel")
     with lock:
         state["running"] += 1
         state["most"] = max(state["most"], state["running"])
         over = limit and state["running"] > limit
     try:
-        if kind == "throttle" or over:
-            raise Refuse(400, "ThrottlingException")
+        if over:
+            refuse_ebs("throttle")
         if len(parts) == 3 and parts[2] == "blocks":
             return list_blocks(parts[1], query)
         if len(parts) == 3 and parts[2] == "changedblocks":
             return changed_blocks(parts[1], query)
         if len(parts) == 4 and parts[2] == "blocks":
-            status, headers, data = get_block(parts[1], int(parts[3]), query)
-            if kind == "corrupt":
-                data = data[:-1] + bytes([data[-1] ^ 1])
-            if kind == "cut":
-                # What was announced never comes.
-                return status, headers | {"content-length": str(BLOCK)}, data[: BLOCK // 3]
-            return status, headers, data
+            return get_block(parts[1], int(parts[3]), query)
         raise Refuse(404, "ResourceNotFoundException")
     finally:
         with lock:
@@ -403,6 +414,7 @@ def control(environ, body):
     asked = json.loads(body or b"{}")
     if "fault" in asked:
         fault = asked["fault"]
+        counters.update({True: itertools.count(1), False: itertools.count(1)})
         state.update(gets=0, most=0, held=0)
     if "volume" in asked:
         images[asked["volume"]] = Image(asked["path"])
@@ -440,7 +452,7 @@ def serve(environ, start_response):
                 is_copy = what == "CopySnapshot" and form.get("DryRun") != "true"
                 state["log"].append(what if is_copy or what != "CopySnapshot" else "may CopySnapshot")
             account, region = check_signature(environ, body)
-            kind = injected(path)
+            kind = None if "/blocks/" in path else injected(False)
             if environ.get("HTTP_X_AMZ_TARGET") == "TrentService.DescribeKey":
                 answer = describe_key(account, body)
             else:

@@ -371,21 +371,28 @@ def injected(is_span):
     return kind if is_span or kind not in ("cut", "corrupt") else "500"
 
 
+def unheard(kind):
+    """What is answered in place of a blob, if anything."""
+    if kind == "throttle":
+        return 503, {"x-ms-error-code": "ServerBusy", "Retry-After": "0"}, b""
+    return (int(kind), {"x-ms-error-code": "InternalError"}, b"") if kind in ("500", "503") else None
+
+
 def blob(method, target, path, query, headers):
     """What Azurite says, unless the test wants it otherwise."""
     if "authorization" in headers:
         state["leaked"].append(path)
     span = "comp" not in query and path.endswith("/abcd")
-    kind = injected(span)
+    kind = None if span else injected(False)
     with lock:
         state["running"] += 1
         state["most"] = max(state["most"], state["running"])
         over = fault.get("parallel") and state["running"] > fault["parallel"]
     try:
-        if kind == "throttle" or over:
-            return 503, {"x-ms-error-code": "ServerBusy", "Retry-After": "0"}, b""
-        if kind in ("500", "503"):
-            return int(kind), {"x-ms-error-code": "InternalError"}, b""
+        if over:
+            kind = "throttle"
+        if refused := unheard(kind):
+            return refused
         if span and state["gets"] >= fault.get("hold_after", 1 << 60):
             with lock:
                 state["held"] += 1
@@ -401,6 +408,10 @@ def blob(method, target, path, query, headers):
         told = {name: value for name, value in answer.getheaders() if name.lower() not in ("connection", "transfer-encoding", "keep-alive", "date", "content-length")}
         client.close()
         if span and status == 206 and "bytes" in headers.get("range", ""):
+            # What was refused for its address is none of those that are counted: what is to go wrong goes wrong.
+            kind = injected(True)
+            if refused := unheard(kind):
+                return refused
             return broken(kind, status, told, content, int(headers["range"].split("=")[1].split("-")[0]))
         if status == 200 and "comp" in query:
             content = listed(content, query.get("marker"))

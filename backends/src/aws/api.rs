@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::credentials::Credentials;
-use super::ebs::BLOCK;
 use super::settings::Settings;
 use super::sign::{self, Signer};
 pub(super) use crate::cloud::Refused;
@@ -17,6 +16,8 @@ use crate::{Access, BackendError, Secret};
 const EC2_VERSION: &str = "2016-11-15";
 /// Requests for blocks at once: to begin with, and at most.
 const GATE: (u32, u32) = (8, 64);
+/// The only length of a block of EBS direct that is documented, in bytes.
+pub(super) const BLOCK: u64 = 512 << 10;
 
 /// AWS in one region.
 pub(super) struct Api {
@@ -47,12 +48,12 @@ impl Api {
         let http = Http::new(Arc::clone(&access.wire), Rules::default(), &roots)?.at_most(access.rate);
         let origin = |service: &str| settings.endpoint(service).unwrap_or_else(|| own_address(service, region));
         let credentials = Credentials::new(settings, http.clone(), origin("sts"), region, &access.wire)?;
-        Ok(Self::with(region, settings, http, &Arc::new(credentials), gate(access.rate)))
+        Ok(Self::with(region, settings, http, &Arc::new(credentials), Gate::for_rate(GATE, access.rate, BLOCK)))
     }
 
     /// The same caller in another region.
     pub(super) fn in_region(&self, region: &str, settings: &Settings) -> Self {
-        Self::with(region, settings, self.http.clone(), &self.credentials, gate(None))
+        Self::with(region, settings, self.http.clone(), &self.credentials, Gate::for_rate(GATE, None, BLOCK))
     }
 
     fn with(region: &str, settings: &Settings, http: Http, credentials: &Arc<Credentials>, gate: Gate) -> Self {
@@ -149,12 +150,6 @@ fn good(request: &Request, answer: Answer) -> Result<Answer, Refused> {
     }
     let (code, message) = said(&answer);
     Err(Refused { error: Box::new(refusal(&answer, request, &code, &message)), code })
-}
-
-/// As many blocks at once as come within a second at this rate, so that none takes longer than an answer may.
-fn gate(rate: Option<u64>) -> Gate {
-    let most = rate.map_or(GATE.1, |rate| u32::try_from(rate / BLOCK).unwrap_or(GATE.1).clamp(1, GATE.1));
-    Gate::new(GATE.0.min(most), most)
 }
 
 /// The service's own address in a region.

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::sleep;
 
-use super::api::{Api, Refused};
-use super::ebs::{BLOCK, List, Listed, PAGE, has_run_out};
+use super::api::{Api, BLOCK, Refused};
+use super::ebs::{List, Listed, PAGE, has_run_out};
 use super::since::Earlier;
 use crate::wire::http::spans::{self, Lost, Spans};
 use crate::{BackendError, Kind, PieceStream, Secret};

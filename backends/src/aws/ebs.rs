@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::api::{Api, Refused};
+use super::api::{Api, BLOCK, Refused};
 use crate::wire::http::{Answer, Text};
 use crate::{BackendError, GRAIN, Secret};
 
@@ -17,8 +17,6 @@ use crate::{BackendError, GRAIN, Secret};
 pub(super) const PAGE: (u32, u32) = (10_000, 100);
 /// Longest page, in bytes: ten thousand blocks with their tokens.
 const PAGE_MAX: u64 = 32 << 20;
-/// The only length of a block that is documented, in bytes.
-pub(super) const BLOCK: u64 = 512 << 10;
 
 /// One block of a list.
 #[derive(Debug, Clone, Deserialize)]

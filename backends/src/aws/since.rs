@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::wire::http::spans::Out;
 use crate::{BackendError, Piece, Since, Why};
 
-use super::ebs::BLOCK;
+use super::api::BLOCK;
 
 /// What is read of the copy at once, in bytes.
 const PART: u64 = 2 * BLOCK;

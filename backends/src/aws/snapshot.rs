@@ -8,9 +8,8 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::Caller;
-use super::api::Api;
+use super::api::{Api, BLOCK};
 use super::blocks::{self, UNDER_WAY, Work};
-use super::ebs::BLOCK;
 use super::ec2::{RUN_TAG, Snapshot};
 use super::target::{METHOD, allowed, method, provenance};
 use crate::cloud;

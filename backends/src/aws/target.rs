@@ -10,11 +10,10 @@ use tokio::sync::Semaphore;
 
 use super::Caller;
 use super::acts::Acts;
-use super::api::Api;
+use super::api::{Api, BLOCK};
 use super::blocks::{UNDER_WAY, Work};
 use super::copies::Copies;
 use super::copy::Vault;
-use super::ebs::BLOCK;
 use super::ec2::{RUN_TAG, Snapshot, Volume, snapshot_params};
 use super::since::Earlier;
 use super::undo::AwsUndo;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::address::{Address, check_id, origin};
-use super::blob::SPAN;
 use super::credentials::Bearer;
 use super::settings::Settings;
 pub(super) use crate::cloud::Refused;
@@ -21,6 +20,8 @@ pub(super) const AUTHORIZATION: &str = "2022-04-01";
 const PAGES_MAX: usize = 1000;
 /// Requests for spans at once: to begin with, and at most.
 const GATE: (u32, u32) = (8, 32);
+/// What is read at once, and the most of which the service says the MD5. In bytes.
+pub(super) const SPAN: u64 = 4 << 20;
 /// Public Azure.
 const ARM: &str = "https://management.azure.com";
 
@@ -38,8 +39,7 @@ impl Api {
         let http = Http::new(Arc::clone(&access.wire), Rules::default(), &[])?.at_most(access.rate);
         let arm = settings.origin("AZURE_RESOURCE_MANAGER_ENDPOINT", ARM)?;
         let bearer = Bearer::new(settings, http.clone(), &arm, subscription, &access.wire)?;
-        let most = access.rate.map_or(GATE.1, |rate| u32::try_from(rate / SPAN).unwrap_or(GATE.1).clamp(1, GATE.1));
-        Ok(Self { http, arm, bearer, gate: Gate::new(GATE.0.min(most), most) })
+        Ok(Self { http, arm, bearer, gate: Gate::for_rate(GATE, access.rate, SPAN) })
     }
 
     /// A resource, or what belongs to one.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 use tokio::sync::Semaphore;
 
-use super::api::{Api, Refused, clip};
+use super::api::{Api, Refused, SPAN, clip};
 use super::sas::{Access, Ticket};
 use super::snapshot;
 use super::vhd::{self, FOOTER};
@@ -21,8 +21,6 @@ use crate::wire::http::xml::Element;
 use crate::wire::http::{Answer, Call, Part, Request, Verdict, by_status};
 use crate::{BackendError, GRAIN, Kind, PieceStream};
 
-/// What is read at once, and the most of which the service says the MD5. In bytes.
-pub(super) const SPAN: u64 = 4 << 20;
 /// Spans under way, of all disks together: 96 MiB.
 pub(super) const UNDER_WAY: usize = 24;
 /// Ranges of so many bytes are asked for at once.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::credentials::Bearer;
-use super::fetch::SPAN;
 use super::settings::{Base, Settings};
 pub(super) use crate::cloud::Refused;
 use crate::wire::http::{Answer, Call, Gate, Http, Method, Request, Rules, Text, Verdict};
@@ -18,6 +17,8 @@ use crate::{Access, BackendError, Kind};
 const PAGES_MAX: usize = 1000;
 /// Requests for spans at once: to begin with, and at most.
 const GATE: (u32, u32) = (8, 32);
+/// Bytes that are asked for at once, a multiple of [`crate::GRAIN`].
+pub(super) const SPAN: u64 = 4 << 20;
 
 /// A service: where its address is overridden, and where it is for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +68,7 @@ impl Api {
         let base = |service: Service| settings.base(service.place().0, service.place().1);
         let bases = [base(Service::Compute)?, base(Service::Storage)?, base(Service::Build)?, base(Service::Projects)?];
         let bearer = Bearer::new(settings, http.clone(), &access.wire)?;
-        let most = access.rate.map_or(GATE.1, |rate| u32::try_from(rate / SPAN).unwrap_or(GATE.1).clamp(1, GATE.1));
-        Ok(Self { http, bearer, gate: Gate::new(GATE.0.min(most), most), bases })
+        Ok(Self { http, bearer, gate: Gate::for_rate(GATE, access.rate, SPAN), bases })
     }
 
     fn base(&self, service: Service) -> &Base {

@@ -11,15 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::api::{self, Api, Service};
+use super::api::{self, Api, SPAN, Service};
 use super::bucket::Object;
 use crate::wire::hex;
 use crate::wire::http::spans::{self, Lost};
 use crate::wire::http::{Answer, Call, Method, Part, Verdict};
 use crate::{BackendError, Kind, PieceStream};
 
-/// Bytes that are asked for at once, a multiple of [`crate::GRAIN`].
-pub(super) const SPAN: u64 = 4 << 20;
 /// Spans under way, of all files together: 64 MiB.
 pub(super) const UNDER_WAY: usize = 16;
 /// What it is for.

@@ -6,7 +6,6 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use super::fetch::SPAN;
 use super::keystone::{self, Bearer, Keystone, Who};
 use super::place::Place;
 use super::settings::Settings;
@@ -15,6 +14,8 @@ use crate::{Access, BackendError, Kind};
 
 /// Requests for parts of an image at once: to begin with, and at most.
 const GATE: (u32, u32) = (4, 16);
+/// Bytes of a part, a multiple of [`crate::GRAIN`].
+pub(super) const SPAN: u64 = 4 << 20;
 
 /// A service, and the version of its API that is spoken ("API microversions" of the guides).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,7 +128,7 @@ impl Api {
         let roots = settings.roots()?;
         let http = Http::new(std::sync::Arc::clone(&access.wire), Rules::default(), &roots)?.at_most(access.rate);
         let keystone = Keystone::new(&settings, http.clone())?;
-        Ok(Self { http, keystone, settings, gate: gate(access.rate), places: Default::default() })
+        Ok(Self { http, keystone, settings, gate: Gate::for_rate(GATE, access.rate, SPAN), places: Default::default() })
     }
 
     /// Who asks.
@@ -191,12 +192,6 @@ impl Api {
             None => format!("openstack {rest}"),
         }
     }
-}
-
-/// As many parts at once as come within a second at this rate, so that none takes longer than an answer may.
-fn gate(rate: Option<u64>) -> Gate {
-    let most = rate.map_or(GATE.1, |rate| u32::try_from(rate / SPAN).unwrap_or(GATE.1).clamp(1, GATE.1));
-    Gate::new(GATE.0.min(most), most)
 }
 
 /// What to make of an answer. A 503 comes from proxies too, and then nobody says that nothing was done.

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::api::{self, Api, Ask, Refused, Service};
+use super::api::{self, Api, Ask, Refused, SPAN, Service};
 use super::glance::Image;
 use super::keystone::Bearer;
 use crate::capture::split_zeros;
@@ -19,8 +19,6 @@ use crate::wire::http::spans::{Lost, Out, Spans};
 use crate::wire::http::{Answer, Call, Part, Verdict};
 use crate::{BackendError, GRAIN};
 
-/// Bytes that are asked for at once, a multiple of [`GRAIN`].
-pub(super) const SPAN: u64 = 4 << 20;
 /// Spans under way, of all disks together: 64 MiB.
 pub(super) const UNDER_WAY: usize = 16;
 /// Bytes of a stream that make a piece, a multiple of [`GRAIN`].

@@ -35,6 +35,14 @@ impl Gate {
         Self { state: Mutex::new(state), room: Notify::new(), most: f64::from(most.max(1)) }
     }
 
+    /// The same, for answers of so many bytes at this rate in bytes a second: never more than come within a second, so that none takes longer than
+    /// an answer may.
+    #[cfg(feature = "cloud")]
+    pub fn for_rate((first, most): (u32, u32), rate: Option<u64>, bytes: u64) -> Self {
+        let most = rate.map_or(most, |rate| u32::try_from(rate / bytes).unwrap_or(most).clamp(1, most));
+        Self::new(first.min(most), most)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,6 +103,20 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    #[cfg(feature = "cloud")]
+    fn a_slow_rate_makes_it_narrow_from_the_begin() {
+        let begins = |rate| {
+            let gate = Gate::for_rate((8, 32), rate, 4 << 20);
+            (gate.width(), gate.most)
+        };
+        assert_eq!(begins(None), (8.0, 32.0));
+        assert_eq!(begins(Some(u64::MAX)), (8.0, 32.0));
+        assert_eq!(begins(Some(40 << 20)), (8.0, 10.0));
+        assert_eq!(begins(Some(12 << 20)), (3.0, 3.0));
+        assert_eq!(begins(Some(1)), (1.0, 1.0));
+    }
 
     #[tokio::test]
     async fn it_widens_while_all_goes_well_and_halves_once_for_what_was_under_way() {
