@@ -220,14 +220,17 @@ const FREE: &str = r#"df -kP -- "$1" | while read -r _ _ _ free _; do echo "$fre
 // Source: Linux Documentation/networking/proc_net_tcp.rst. Addresses stand there as numbers of the machine's byte order.
 const WHOSE: &str = r#"
 port=$(printf %04X "$1")
+connected() {
+    while read -r _ _ to state _ _ _ _ _ inode _; do
+        case "$to $state" in 0100007F:"$port 01"|7F000001:"$port 01") echo "$inode"; return; esac
+    done </proc/net/tcp
+}
 ls "/proc/$2/fd" >/dev/null 2>&1 || { echo unknown; exit 0; }
-while read -r _ _ to state _ _ _ _ _ inode _; do
-    case "$to $state" in 0100007F:"$port 01"|7F000001:"$port 01")
-        if ls -l "/proc/$2/fd" | grep -F "socket:[$inode]" >/dev/null; then echo qemu; else echo other; fi
-        exit 0
-    esac
-done </proc/net/tcp
-echo unknown
+socket=$(connected)
+[ -n "$socket" ] || { echo unknown; exit 0; }
+if ls -l "/proc/$2/fd" | grep -F "socket:[$socket]" >/dev/null; then echo qemu; exit 0; fi
+# A short stream may have ended in between: somebody else's is still there.
+if [ "$(connected)" = "$socket" ]; then echo other; else echo unknown; fi
 "#;
 
 #[cfg(test)]
@@ -287,5 +290,29 @@ mod tests {
         assert_eq!(Machine::Here.connected_by(port, theirs).await.unwrap(), Whose::Other);
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_connection_that_ends_while_it_is_looked_at_is_nobody_elses() {
+        let temp = tempfile::tempdir().unwrap();
+        let [asked, answered] = ["asked", "answered"].map(|name| temp.path().join(name));
+        assert!(Process::new("mkfifo").args([&asked, &answered]).status().unwrap().success());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mine = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        // It ends after it was seen and before its owner is looked for.
+        let (ask, answer) = (asked.display(), answered.display());
+        let script = format!(
+            "ls() {{ if [ $# -eq 2 ]; then echo >'{ask}'; read -r _ <'{answer}'; fi; command ls \"$@\"; }}\n{WHOSE}"
+        );
+        let look = Process::new("sh")
+            .args(["-c", &script, "sh", &port.to_string(), &me().to_string()])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        fs::read(&asked).unwrap();
+        drop(mine);
+        fs::write(&answered, "\n").unwrap();
+        assert_eq!(look.wait_with_output().unwrap().stdout, b"unknown\n");
     }
 }
