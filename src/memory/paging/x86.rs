@@ -30,12 +30,10 @@ pub fn walk(memory: &Physical, root: u64, levels: u8, at: u64) -> Result<Mapping
     let (mut table, mut may) = (root & ADDRESS, WRITABLE | USER);
     let mut executable = true;
     for level in (0..levels).rev() {
-        let shift = 12 + 9 * level;
-        let entry = memory.u64(table + ((at >> shift) & 0x1ff) * 8)?;
-        let entry = present(entry, at)?;
+        let entry = present(entry(memory, table, level, at)?, at)?;
         may &= entry;
         executable &= entry & NO_EXECUTE == 0;
-        let size = 1_u64 << shift;
+        let size = 1_u64 << (12 + 9 * level);
         if level == 0 || (entry & LARGE != 0 && level <= 2) {
             let base = entry & ADDRESS & !(size - 1);
             return Ok(Mapping {
@@ -56,10 +54,15 @@ pub fn walk(memory: &Physical, root: u64, levels: u8, at: u64) -> Result<Mapping
 pub fn has_table(memory: &Physical, root: u64, levels: u8, at: u64) -> bool {
     let levels = u32::from(levels.clamp(4, 5));
     let table = (2..levels).rev().try_fold(root & ADDRESS, |table, level| {
-        let entry = memory.u64(table + ((at >> (12 + 9 * level)) & 0x1ff) * 8).ok()?;
+        let entry = entry(memory, table, level, at).ok()?;
         memory.guest_address(entry & ADDRESS).ok().filter(|_| entry & (PRESENT | LARGE) == PRESENT)
     });
     table.is_some_and(|table| memory.u64(table).is_ok())
+}
+
+/// The entry for `at` in a table of this level, counted from that of single pages.
+fn entry(memory: &Physical, table: u64, level: u32, at: u64) -> Result<u64, Fault> {
+    memory.u64(table + ((at >> (12 + 9 * level)) & 0x1ff) * 8)
 }
 
 /// The entry as if it were present, or why there is no page.

@@ -6,6 +6,9 @@ pub mod kallsyms;
 
 use std::iter;
 
+/// An odd number whose bits have no order: what is multiplied by it is mixed. Any other would do as well, since what is found is compared.
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// A hash for tables of names: of the length and of three words, which tell nearly all names of a kernel apart for less than all bytes
 /// would cost. No secret is needed, since equal hashes are compared.
 fn hash(name: &[u8]) -> u64 {
@@ -14,7 +17,7 @@ fn hash(name: &[u8]) -> u64 {
         Some(last) => [word(0), word(last / 2), word(last)],
         None => [name.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)), 0, 0],
     };
-    let mix = |hash: u64, word: u64| (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mix = |hash: u64, word: u64| (hash.rotate_left(23) ^ word).wrapping_mul(MIX);
     words.into_iter().fold(name.len() as u64, mix)
 }
 
@@ -36,7 +39,7 @@ impl ByName {
 
     /// The upper bits, to which all others have contributed.
     fn slot(&self, hash: u64) -> usize {
-        (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - self.slots.len().trailing_zeros())) as usize
+        (hash.wrapping_mul(MIX) >> (64 - self.slots.len().trailing_zeros())) as usize
     }
 
     /// The name of the next place.

@@ -39,7 +39,7 @@ impl Gate {
     /// an answer may.
     #[cfg(feature = "cloud")]
     pub fn for_rate((first, most): (u32, u32), rate: Option<u64>, bytes: u64) -> Self {
-        let most = rate.map_or(most, |rate| u32::try_from(rate / bytes).unwrap_or(most).clamp(1, most));
+        let most = rate.map_or(most, |rate| u32::try_from(rate / bytes).unwrap_or(most).min(most));
         Self::new(first.min(most), most)
     }
 
@@ -113,6 +113,7 @@ mod tests {
         };
         assert_eq!(begins(None), (8.0, 32.0));
         assert_eq!(begins(Some(u64::MAX)), (8.0, 32.0));
+        assert_eq!(begins(Some(1 << 30)), (8.0, 32.0));
         assert_eq!(begins(Some(40 << 20)), (8.0, 10.0));
         assert_eq!(begins(Some(12 << 20)), (3.0, 3.0));
         assert_eq!(begins(Some(1)), (1.0, 1.0));

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::super::ByName;
+use super::super::{ByName, MIX};
 
 /// Names a marker apart.
 pub(super) const STEP: usize = 256;
@@ -14,8 +14,8 @@ pub(super) const LONGEST: usize = 256;
 const LONGEST_NAME: usize = 4096;
 const MOST_BYTES: usize = 1 << 28;
 const ROOM: usize = 32;
-/// What a letter counts for in a name's number, less than the one before it. Any odd number does: what is found is compared.
-const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
+/// What a letter counts for in a name's number, times that of the one behind it.
+const STRIDE: u64 = MIX;
 
 /// Length of a name in tokens, and where the first stands.
 pub(super) fn head(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
