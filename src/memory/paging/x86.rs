@@ -105,10 +105,12 @@ mod tests {
         assert_eq!(walk(&memory_small, 0x1000, 4, 1 << 60), Err(Fault::NoAddress(1 << 60)));
         let below = |at| has_table(&memory_small, 0x1fff, 4, at);
         assert!(below(at) && below(at + (1 << 30) - 1) && !below(at + (1 << 30)) && !below(0));
-        let large = memory(&[(l4, 0x2003), (l3, 0x3003), (l2 + 8, 0x20_0083), (l3 + 8, 0x4000_0083)]);
+        let large = memory(&[(l4, 0x2003), (l3, 0x3003), (l2 + 8, 0x20_0083), (l3 + 8, 0x4000_0083), (l3 + 16, 0x83)]);
         assert_eq!(walk(&large, 0x1000, 4, at + 0x20_1234).unwrap().physical, 0x20_1234);
         assert_eq!(walk(&large, 0x1000, 4, at + 0x4000_5678).unwrap().size, 1 << 30);
         assert!(has_table(&large, 0x1000, 4, at) && !has_table(&large, 0x1000, 4, at + 0x4000_5678));
+        // A large page is none, though what it maps could be read as one.
+        assert!(!has_table(&large, 0x1000, 4, at + 0x8000_0000));
     }
 
     #[test]
